@@ -1,0 +1,1 @@
+"""What exists, what it is, where it came from, which version is live. No torch, no gRPC."""

@@ -1,0 +1,1 @@
+"""The resident base and the running batch. The only place that imports torch."""
