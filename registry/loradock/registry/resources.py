@@ -1,4 +1,4 @@
-"""The registry's nouns: immutable values, as the catalog returns them. They know no SQL and no wire."""
+"""The registry's nouns: immutable values, as the catalog gives them. They know no SQL, no wire."""
 
 from __future__ import annotations
 
