@@ -1,0 +1,262 @@
+"""Aliases: movable names for versions, moved by compare-and-set, with their whole history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from loradock.registry.catalog import ledger
+from loradock.registry.catalog.adapters import adapter_id
+from loradock.registry.catalog.database import Database
+from loradock.registry.catalog.journal import Deed, record_change, record_deed
+from loradock.registry.catalog.pages import fetch_page, page, page_request
+from loradock.registry.catalog.requests import Request
+from loradock.registry.catalog.tables import adapters, alias_moves, aliases, versions
+from loradock.registry.catalog.versions import (
+    all_versions,
+    check_resolvable,
+    row_by_number,
+)
+from loradock.registry.errors import (
+    InvalidArgument,
+    NotFound,
+    NothingToRollBack,
+    StaleGeneration,
+    VersionYanked,
+)
+from loradock.registry.limits import Limits
+from loradock.registry.names import check_name, check_number, check_text
+from loradock.registry.resources import Alias, AliasMove, MoveKind, Page, VersionState
+
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    project: str
+    adapter: str
+    alias: str
+
+    def __post_init__(self) -> None:
+        check_name("project", self.project)
+        check_name("adapter", self.adapter)
+        check_name("alias", self.alias)
+
+    def __str__(self) -> str:
+        return f"{self.adapter}:{self.alias}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """A move that somebody wants: who, why, and from where he thinks he moves it."""
+
+    name: _Name
+    kind: MoveKind
+    expected: int
+    by: str
+    reason: str
+
+
+class Aliases:
+    """What callers ask for by name."""
+
+    def __init__(self, database: Database, limits: Limits) -> None:
+        self._database = database
+        self._limits = limits
+
+    def set(
+        self,
+        project: str,
+        adapter: str,
+        alias: str,
+        *,
+        version_number: int,
+        expected_generation: int | None,
+        reason: str = "",
+        by: str,
+        request_id: str = "",
+        validate_only: bool = False,
+    ) -> Alias:
+        """Point an alias at a version. To expect nothing, or 0, is to create it."""
+        check_number("version_number", version_number)
+        move = self._wanted(
+            _Name(project, adapter, alias), MoveKind.SET, expected_generation, by, reason
+        )
+
+        def act(c: Connection, top: ledger.Entry) -> int:
+            version = row_by_number(c, project, adapter, version_number)
+            check_resolvable(version)
+            beneath = ledger.beneath_of_set(top, version.id)
+            return ledger.append(c, top, move.kind, version.id, beneath, by, reason)
+
+        request = _request(move, request_id, version_number=version_number)
+        run = self._database.rehearse if validate_only else self._database.write
+        return run(lambda c: _move(c, move, request, act))
+
+    def rollback(
+        self,
+        project: str,
+        adapter: str,
+        alias: str,
+        *,
+        expected_generation: int,
+        reason: str = "",
+        by: str,
+        request_id: str = "",
+    ) -> Alias:
+        """Walk the ledger back by one. Twice walks back twice; it never toggles."""
+        name = _Name(project, adapter, alias)
+        move = self._wanted(name, MoveKind.ROLLBACK, expected_generation, by, reason)
+
+        def act(c: Connection, top: ledger.Entry) -> int:
+            if top.version_id is None:
+                raise NotFound("alias", str(name))
+            if top.beneath is None:
+                raise NothingToRollBack(str(name))
+            target = ledger.entry(c, top.alias_id, top.beneath)
+            _check_target(c, project, target.version_id)
+            return ledger.append(c, top, move.kind, target.version_id, target.beneath, by, reason)
+
+        request = _request(move, request_id)
+        return self._database.write(lambda c: _move(c, move, request, act))
+
+    def delete(
+        self,
+        project: str,
+        adapter: str,
+        alias: str,
+        *,
+        expected_generation: int,
+        reason: str = "",
+        by: str,
+    ) -> None:
+        """Let an alias point nowhere. Its history stays, and its generations go on."""
+        name = _Name(project, adapter, alias)
+        move = self._wanted(name, MoveKind.DELETE, expected_generation, by, reason)
+
+        def work(c: Connection) -> None:
+            top = ledger.lock_top(c, project, adapter, alias)
+            if top.version_id is None:
+                raise NotFound("alias", str(name))
+            _check_generation(move, top)
+            generation = ledger.append(c, top, move.kind, None, None, by, reason)
+            _record(c, move, generation)
+
+        self._database.write(work)
+
+    def get(self, project: str, adapter: str, alias: str) -> Alias:
+        """Give an alias as it stands."""
+        name = _Name(project, adapter, alias)
+        with self._database.read() as c:
+            return standing(c, name.project, name.adapter, name.alias)
+
+    def list(
+        self, project: str, adapter: str, page_size: int = 50, page_token: str = ""
+    ) -> Page[Alias]:
+        """List an adapter's aliases by name."""
+        check_name("project", project)
+        check_name("adapter", adapter)
+        request = page_request(str, ["aliases", project, adapter], page_size, page_token)
+        with self._database.read() as c:
+            mine = aliases.c.adapter_id == adapter_id(c, project, adapter)
+            rows, token = fetch_page(
+                c, ledger.standing(project).where(mine), request, aliases.c.name
+            )
+        return page(rows, token, ledger.read_alias)
+
+    def history(
+        self, project: str, adapter: str, alias: str, page_size: int = 50, page_token: str = ""
+    ) -> Page[AliasMove]:
+        """List an alias's moves, newest first, also those before it was deleted."""
+        name = _Name(project, adapter, alias)
+        request = page_request(int, ["history", project, str(name)], page_size, page_token)
+        with self._database.read() as c:
+            mine = alias_moves.c.alias_id == ledger.alias_id(c, project, adapter, alias)
+            generation = alias_moves.c.generation
+            rows, token = fetch_page(
+                c, ledger.moves().where(mine), request, generation, newest_first=True
+            )
+        return page(rows, token, ledger.read_move)
+
+    def at(self, project: str, adapter: str, alias: str, time: datetime) -> AliasMove | None:
+        """Give the move that was in force at a time; None before the first."""
+        _Name(project, adapter, alias)
+        if time.tzinfo is None:
+            raise InvalidArgument("time", "has no time zone")
+        with self._database.read() as c:
+            mine = alias_moves.c.alias_id == ledger.alias_id(c, project, adapter, alias)
+            query = ledger.moves().where(mine, alias_moves.c.moved_at <= time)
+            row = c.execute(query.order_by(alias_moves.c.generation.desc()).limit(1)).one_or_none()
+        return None if row is None else ledger.read_move(row)
+
+    def _wanted(
+        self, name: _Name, kind: MoveKind, expected: int | None, by: str, reason: str
+    ) -> _Move:
+        check_text("reason", reason, self._limits.max_text_chars)
+        check_text("by", by, 256)
+        return _Move(name, kind, check_number("expected_generation", expected or 0), by, reason)
+
+
+def standing(
+    c: Connection, project: str, adapter: str, alias: str, generation: int | None = None
+) -> Alias:
+    """Give an alias as it stands, or as it stood at a generation."""
+    query = ledger.standing(project, generation).where(
+        adapters.c.name == adapter, aliases.c.name == alias
+    )
+    row = c.execute(query).one_or_none()
+    if row is None:
+        raise NotFound("alias", f"{adapter}:{alias}")
+    return ledger.read_alias(row)
+
+
+def _move(
+    c: Connection,
+    move: _Move,
+    request: Request,
+    act: Callable[[Connection, ledger.Entry], int],
+) -> Alias:
+    name = move.name
+    earlier = request.earlier_outcome(c)
+    if earlier is not None:
+        return standing(c, name.project, name.adapter, name.alias, earlier["generation"])
+    top = ledger.lock_top(c, name.project, name.adapter, name.alias)
+    _check_generation(move, top)
+    generation = act(c, top)
+    request.settle(c, generation=generation)
+    _record(c, move, generation)
+    return standing(c, name.project, name.adapter, name.alias)
+
+
+def _check_generation(move: _Move, top: ledger.Entry) -> None:
+    if move.expected != top.live_generation:
+        raise StaleGeneration(str(move.name), move.expected, top.live_generation)
+
+
+def _check_target(c: Connection, project: str, version_id: int | None) -> None:
+    row = c.execute(all_versions(project).where(versions.c.id == version_id)).one()
+    if row.state == VersionState.DELETED.value:
+        raise VersionYanked(f"{row.adapter}@{row.number}", "it was deleted; set the alias instead")
+    if row.state == VersionState.YANKED.value:
+        reason = f"{row.state_reason or 'no reason given'} (the alias can't roll back to it)"
+        raise VersionYanked(f"{row.adapter}@{row.number}", reason)
+
+
+def _record(c: Connection, move: _Move, generation: int) -> None:
+    name = move.name
+    record_change(c, "alias", name.project, name.adapter, name.alias)
+    details = {"generation": str(generation)}
+    action = f"alias.{move.kind.value}"
+    record_deed(c, Deed(name.project, move.by, action, str(name), move.reason, details))
+
+
+def _request(move: _Move, request_id: str, **more: object) -> Request:
+    payload = {
+        "do": f"alias.{move.kind.value}",
+        "name": str(move.name),
+        "expected": move.expected,
+        "reason": move.reason,
+        **more,
+    }
+    return Request(move.name.project, request_id, payload)

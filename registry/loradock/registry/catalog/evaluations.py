@@ -1,0 +1,251 @@
+"""Evaluations: append-only records of what was measured."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Select, insert, select
+
+from loradock.registry.catalog.bases import id_of
+from loradock.registry.catalog.database import Database
+from loradock.registry.catalog.journal import Deed, record_deed
+from loradock.registry.catalog.pages import AnyRow, fetch_page, page_request
+from loradock.registry.catalog.requests import Request
+from loradock.registry.catalog.tables import (
+    adapters,
+    base_models,
+    evaluation_metrics,
+    evaluations,
+    versions,
+)
+from loradock.registry.catalog.types import now
+from loradock.registry.catalog.versions import row_by_number
+from loradock.registry.errors import InvalidArgument, NotFound
+from loradock.registry.limits import Limits
+from loradock.registry.names import check_digest, check_name, check_number, check_text
+from loradock.registry.resources import BaseDigests, Direction, Evaluation, Metric, Page
+
+
+class Evaluations:
+    """How good versions are."""
+
+    def __init__(self, database: Database, limits: Limits) -> None:
+        self._database = database
+        self._limits = limits
+
+    def record(
+        self,
+        project: str,
+        *,
+        suite: str,
+        dataset_digest: str,
+        base_name: str,
+        base_digests: BaseDigests | None = None,
+        adapter: str | None = None,
+        version_number: int | None = None,
+        metrics: Sequence[Metric],
+        cost: Mapping[str, float] | None = None,
+        harness: str = "",
+        engine_profile: str = "",
+        by: str,
+        request_id: str = "",
+    ) -> Evaluation:
+        """Append a measurement of a version, or of the base alone if no adapter is named."""
+        fields: dict[str, Any] = {
+            "suite": check_name("suite", suite),
+            "dataset_digest": check_digest("dataset_digest", dataset_digest),
+            "cost": _checked_cost(cost or {}),
+            "harness": check_text("harness", harness),
+            "engine_profile": check_text("engine_profile", engine_profile),
+        }
+        check_name("project", project)
+        check_name("base", base_name)
+        by = check_text("by", by, 256)
+        _check_version(adapter, version_number)
+        measured = _checked_metrics(metrics, self._limits.max_metrics)
+        payload: dict[str, object] = {
+            "do": "evaluation.record",
+            "base": base_name,
+            "adapter": adapter,
+        }
+        payload |= {"number": version_number, "metrics": measured, **fields}
+        request = Request(project, request_id, payload)
+
+        def work(c: Connection) -> Evaluation:
+            earlier = request.earlier_outcome(c)
+            if earlier is not None:
+                return _one(c, project, earlier["evaluation"])
+            fields["base_id"] = _base_id(c, base_name, base_digests)
+            if adapter is not None and version_number is not None:
+                fields["version_id"] = row_by_number(c, project, adapter, version_number).id
+            evaluation_id = str(uuid.uuid4())
+            row = {"id": evaluation_id, "project": project, "created_by": by, "created_at": now()}
+            _insert(c, {**row, **fields}, measured)
+            request.settle(c, evaluation=evaluation_id)
+            record_deed(c, Deed(project, by, "evaluation.record", evaluation_id))
+            return _one(c, project, evaluation_id)
+
+        return self._database.write(work)
+
+    def get(self, project: str, evaluation_id: str) -> Evaluation:
+        """Give one record."""
+        check_name("project", project)
+        check_text("evaluation", evaluation_id, 36)
+        with self._database.read() as c:
+            return _one(c, project, evaluation_id)
+
+    def list(
+        self,
+        project: str,
+        *,
+        adapter: str = "",
+        version_number: int | None = None,
+        base: str = "",
+        suite: str = "",
+        page_size: int = 50,
+        page_token: str = "",
+    ) -> Page[Evaluation]:
+        """List records, newest first."""
+        check_name("project", project)
+        scope = ["evaluations", project, adapter, version_number, base, suite]
+        query = _query(project)
+        if adapter:
+            query = query.where(adapters.c.name == check_name("adapter", adapter))
+        if version_number is not None:
+            number = check_number("version_number", version_number)
+            query = query.where(versions.c.number == number)
+        if base:
+            query = query.where(base_models.c.name == check_name("base", base))
+        if suite:
+            query = query.where(evaluations.c.suite == check_name("suite", suite))
+        request = page_request(int, scope, page_size, page_token)
+        ordinal = evaluations.c.ordinal
+        with self._database.read() as c:
+            rows, token = fetch_page(c, query, request, ordinal, newest_first=True)
+            return Page(_read(c, rows), token)
+
+
+def _check_version(adapter: str | None, number: int | None) -> None:
+    if (adapter is None) != (number is None):
+        raise InvalidArgument("version", "an adapter and a number go together")
+    if adapter is not None and number is not None:
+        check_name("adapter", adapter)
+        check_number("version_number", number)
+
+
+def _checked_cost(cost: Mapping[str, float]) -> dict[str, float]:
+    for name, value in cost.items():
+        check_text("cost", name, 128)
+        if not math.isfinite(value):
+            raise InvalidArgument(f"cost[{name}]", f"{value} is not finite")
+    return dict(cost)
+
+
+def _checked_metrics(metrics: Sequence[Metric], most: int) -> list[dict[str, object]]:
+    if not 0 < len(metrics) <= most:
+        raise InvalidArgument("metrics", f"{len(metrics)} is not in 1..{most}")
+    if len({metric.name for metric in metrics}) < len(metrics):
+        raise InvalidArgument("metrics", "a name is there twice")
+    return [_checked_metric(metric, i) for i, metric in enumerate(metrics)]
+
+
+def _checked_metric(metric: Metric, position: int) -> dict[str, object]:
+    field = f"metrics[{metric.name!r:.80}]"
+    if not metric.name:
+        raise InvalidArgument(field, "has no name")
+    check_text(field, metric.name, 128)
+    bounds = [bound for bound in (metric.low, metric.high) if bound is not None]
+    if not all(math.isfinite(number) for number in (metric.value, *bounds)):
+        raise InvalidArgument(field, "is not finite")
+    if not 0 <= metric.num_items < 2**31:
+        raise InvalidArgument(field, f"{metric.num_items} is not a number of items")
+    return {
+        "name": metric.name,
+        "position": position,
+        "value": metric.value,
+        "num_items": metric.num_items,
+        "low": metric.low,
+        "high": metric.high,
+        "direction": metric.direction.value,
+    }
+
+
+def _base_id(c: Connection, name: str, digests: BaseDigests | None) -> int:
+    base_id = id_of(c, name)
+    row = c.execute(select(base_models).where(base_models.c.id == base_id)).one()
+    registered = BaseDigests(row.structural, row.weights, row.tokenizer)
+    if digests is not None and digests != registered:
+        raise InvalidArgument("base_digests", f"are not those of the base {name!r}")
+    return base_id
+
+
+def _insert(c: Connection, row: dict[str, Any], measured: list[dict[str, object]]) -> None:
+    ordinal = c.execute(insert(evaluations).values(row).returning(evaluations.c.ordinal))
+    number = ordinal.scalar_one()
+    c.execute(insert(evaluation_metrics), [{"evaluation": number, **one} for one in measured])
+
+
+def _query(project: str) -> Select[Any]:
+    return (
+        select(
+            evaluations,
+            base_models.c.name.label("base_name"),
+            base_models.c.structural,
+            base_models.c.weights,
+            base_models.c.tokenizer,
+            adapters.c.name.label("adapter"),
+            versions.c.number,
+            versions.c.digest,
+        )
+        .join(base_models, base_models.c.id == evaluations.c.base_id)
+        .outerjoin(versions, versions.c.id == evaluations.c.version_id)
+        .outerjoin(adapters, adapters.c.id == versions.c.adapter_id)
+        .where(evaluations.c.project == project)
+    )
+
+
+def _one(c: Connection, project: str, evaluation_id: str) -> Evaluation:
+    rows = c.execute(_query(project).where(evaluations.c.id == evaluation_id)).all()
+    if not rows:
+        raise NotFound("evaluation", evaluation_id)
+    return _read(c, rows)[0]
+
+
+def _read(c: Connection, rows: Sequence[AnyRow]) -> list[Evaluation]:
+    found: dict[int, list[Metric]] = {row.ordinal: [] for row in rows}
+    query = select(evaluation_metrics).where(evaluation_metrics.c.evaluation.in_(found))
+    for metric in c.execute(query.order_by(evaluation_metrics.c.position)):
+        found[metric.evaluation].append(
+            Metric(
+                metric.name,
+                metric.value,
+                metric.num_items,
+                metric.low,
+                metric.high,
+                Direction(metric.direction),
+            )
+        )
+    return [_read_one(row, tuple(found[row.ordinal])) for row in rows]
+
+
+def _read_one(row: AnyRow, metrics: tuple[Metric, ...]) -> Evaluation:
+    return Evaluation(
+        id=row.id,
+        project=row.project,
+        suite=row.suite,
+        dataset_digest=row.dataset_digest,
+        base_digests=BaseDigests(row.structural, row.weights, row.tokenizer),
+        base_name=row.base_name,
+        adapter=row.adapter,
+        version_number=row.number,
+        version_digest=row.digest,
+        metrics=metrics,
+        cost={name: float(value) for name, value in row.cost.items()},
+        harness=row.harness,
+        engine_profile=row.engine_profile,
+        created_by=row.created_by,
+        created_at=row.created_at,
+    )

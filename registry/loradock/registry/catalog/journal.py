@@ -1,0 +1,66 @@
+"""What happened, written in the transaction in which it happens.
+
+Both sequences are counted in a row that stays locked until the commit, so that numbers become
+visible in their order: who has read up to n will never see a number below n appear. The rows are
+locked last in every transaction, changes before audit, so that writers can't lock each other out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, insert, select, update
+
+from loradock.registry.catalog.tables import audit_events, changes, counters
+from loradock.registry.catalog.types import now
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """Who did what to which resource, and why."""
+
+    project: str
+    subject: str
+    action: str
+    resource: str
+    reason: str = ""
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+def record_change(connection: Connection, kind: str, project: str, adapter: str, name: str) -> None:
+    """Append to the catalog-wide change sequence."""
+    connection.execute(
+        insert(changes).values(
+            sequence=_next(connection, "changes"),
+            kind=kind,
+            project=project,
+            adapter=adapter,
+            name=name,
+            at=now(),
+        )
+    )
+
+
+def record_deed(connection: Connection, deed: Deed) -> int:
+    """Append to the audit log."""
+    sequence = _next(connection, "audit")
+    connection.execute(
+        insert(audit_events).values(
+            sequence=sequence,
+            at=now(),
+            project=deed.project,
+            subject=deed.subject,
+            action=deed.action,
+            resource=deed.resource,
+            reason=deed.reason,
+            details=dict(deed.details),
+        )
+    )
+    return sequence
+
+
+def _next(connection: Connection, counter: str) -> int:
+    where = counters.c.name == counter
+    connection.execute(update(counters).where(where).values(value=counters.c.value + 1))
+    return int(connection.execute(select(counters.c.value).where(where)).scalar_one())

@@ -1,0 +1,66 @@
+"""What keeps a version from being deleted."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, select
+
+from loradock.registry.catalog.fleet import live_heartbeats
+from loradock.registry.catalog.pages import AnyRow
+from loradock.registry.catalog.tables import (
+    adapters,
+    alias_moves,
+    aliases,
+    lineage_edges,
+    versions,
+)
+from loradock.registry.resources import EdgeKind, VersionState
+
+
+def referrers_of(c: Connection, project: str, row: AnyRow) -> list[str]:
+    """Name everything that points at a version."""
+    return [*_aliases(c, row), *_children(c, project, row), *_servers(c, row)]
+
+
+def _aliases(c: Connection, row: AnyRow) -> list[str]:
+    top, beneath = alias_moves.alias("top"), alias_moves.alias("beneath")
+    current = (top.c.alias_id == aliases.c.id) & (top.c.generation == aliases.c.generation)
+    earlier = (beneath.c.alias_id == aliases.c.id) & (beneath.c.generation == top.c.beneath)
+    query = (
+        select(aliases.c.name, top.c.version_id)
+        .join(top, current)
+        .outerjoin(beneath, earlier)
+        .where(aliases.c.adapter_id == row.adapter_id)
+        .where((top.c.version_id == row.id) | (beneath.c.version_id == row.id))
+        .order_by(aliases.c.name)
+    )
+    return [
+        f"alias {row.adapter}:{found.name}"
+        + ("" if found.version_id == row.id else " (a rollback would go there)")
+        for found in c.execute(query)
+    ]
+
+
+def _children(c: Connection, project: str, row: AnyRow) -> list[str]:
+    query = (
+        select(adapters.c.name, versions.c.number)
+        .join(adapters, adapters.c.id == versions.c.adapter_id)
+        .join(lineage_edges, lineage_edges.c.child == versions.c.digest)
+        .where(
+            adapters.c.project == project,
+            versions.c.state != VersionState.DELETED.value,
+            lineage_edges.c.project == project,
+            lineage_edges.c.parent == row.digest,
+            lineage_edges.c.kind == EdgeKind.PARENT.value,
+        )
+        .order_by(adapters.c.name, versions.c.number)
+        .limit(20)
+    )
+    return [f"child {found.name}@{found.number}" for found in c.execute(query)]
+
+
+def _servers(c: Connection, row: AnyRow) -> list[str]:
+    return [
+        f"server {beat.server_id}"
+        for beat in live_heartbeats(c)
+        if any(residency.digest == row.digest for residency in beat.residencies)
+    ]

@@ -1,0 +1,208 @@
+"""Versions as the catalog keeps them: read, yanked, deleted. Publishing is `publishing.py`'s."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Select, select, update
+
+from loradock.registry.catalog.adapters import adapter_id, lock_adapter
+from loradock.registry.catalog.bases import Bases
+from loradock.registry.catalog.database import Database
+from loradock.registry.catalog.filters import check_filter, is_ready, version_conditions
+from loradock.registry.catalog.journal import Deed, record_change, record_deed
+from loradock.registry.catalog.pages import AnyRow, fetch_page, page, page_request
+from loradock.registry.catalog.referrers import referrers_of
+from loradock.registry.catalog.tables import adapters, versions
+from loradock.registry.errors import Immutable, NotFound, StillReferenced, VersionYanked
+from loradock.registry.limits import Limits
+from loradock.registry.manifest import lineage_from_json, profile_from_json
+from loradock.registry.names import check_digest, check_name, check_number, check_text
+from loradock.registry.resources import (
+    BlobRef,
+    Delta,
+    LoraModule,
+    Page,
+    Version,
+    VersionState,
+)
+from loradock.registry.search import Filter, MetricFilter
+
+VersionQuery = Select[tuple[Any, ...]]
+
+
+class VersionTable:
+    """The rows of versions; what changes of a row is its state alone."""
+
+    def __init__(self, database: Database, bases: Bases, limits: Limits) -> None:
+        self._database = database
+        self._bases = bases
+        self._limits = limits
+
+    def get(self, project: str, adapter: str, number: int) -> Version:
+        """Give a version in whatever state it is."""
+        check_name("project", project)
+        check_name("adapter", adapter)
+        check_number("version_number", number)
+        with self._database.read() as c:
+            return self.read(c, row_by_number(c, project, adapter, number))
+
+    def by_digest(self, project: str, digest: str) -> Version:
+        """Give the version of a digest, a ready one first if several adapters have it."""
+        check_name("project", project)
+        check_digest("digest", digest)
+        query = all_versions(project).where(
+            versions.c.digest == digest, versions.c.state != VersionState.DELETED.value
+        )
+        with self._database.read() as c:
+            row = c.execute(query.order_by(versions.c.state, versions.c.id).limit(1)).one_or_none()
+            if row is None:
+                raise NotFound("version", digest)
+            return self.read(c, row)
+
+    def list(
+        self,
+        project: str,
+        adapter: str,
+        *,
+        include_yanked: bool = False,
+        page_size: int = 50,
+        page_token: str = "",
+    ) -> Page[Version]:
+        """List an adapter's versions, newest first."""
+        check_name("project", project)
+        check_name("adapter", adapter)
+        scope = ["versions", project, adapter, include_yanked]
+        request = page_request(int, scope, page_size, page_token)
+        shown = versions.c.state != VersionState.DELETED.value if include_yanked else is_ready()
+        with self._database.read() as c:
+            mine = versions.c.adapter_id == adapter_id(c, project, adapter)
+            query = all_versions(project).where(mine, shown)
+            rows, token = fetch_page(c, query, request, versions.c.number, newest_first=True)
+            return page(rows, token, lambda row: self.read(c, row))
+
+    def search(
+        self,
+        project: str,
+        *,
+        base: str = "",
+        tag: str = "",
+        metric: MetricFilter | None = None,
+        text: str = "",
+        page_size: int = 50,
+        page_token: str = "",
+    ) -> Page[Version]:
+        """List ready versions over all of a project's adapters, newest first."""
+        check_name("project", project)
+        filter = Filter(base, tag, text, metric)
+        check_filter(filter)
+        request = page_request(int, ["search", project, filter], page_size, page_token)
+        query = all_versions(project).where(is_ready(), *version_conditions(filter))
+        with self._database.read() as c:
+            rows, token = fetch_page(c, query, request, versions.c.id, newest_first=True)
+            return page(rows, token, lambda row: self.read(c, row))
+
+    def yank(self, project: str, adapter: str, number: int, *, reason: str, by: str) -> Version:
+        """Make a version unresolvable; aliases that point at it stop resolving."""
+        return self._move(project, adapter, number, VersionState.YANKED, reason, by)
+
+    def unyank(self, project: str, adapter: str, number: int, *, reason: str, by: str) -> Version:
+        """Make a yanked version resolvable again."""
+        return self._move(project, adapter, number, VersionState.READY, reason, by)
+
+    def delete(self, project: str, adapter: str, number: int, *, by: str) -> None:
+        """Leave a tombstone, if nothing refers to the version."""
+        self._move(project, adapter, number, VersionState.DELETED, "", by)
+
+    def read(self, connection: Connection, row: AnyRow) -> Version:
+        """Make a version of a row of `all_versions`."""
+        return Version(
+            project=row.project,
+            adapter=row.adapter,
+            number=row.number,
+            digest=row.digest,
+            state=VersionState(row.state),
+            base=self._bases.by_id(connection, row.base_id),
+            delta=Delta(
+                weights=BlobRef(row.weights_digest, row.weights_size),
+                config=BlobRef(row.config_digest, row.config_size),
+            ),
+            profile=profile_from_json(row.profile),
+            lineage=lineage_from_json(row.lineage),
+            modules=tuple(LoraModule(m, r, float(s), a, b) for m, r, s, a, b in row.modules),
+            max_rank=row.max_rank,
+            created_by=row.created_by,
+            created_at=row.created_at,
+            state_reason=row.state_reason,
+        )
+
+    def _move(
+        self, project: str, adapter: str, number: int, to: VersionState, reason: str, by: str
+    ) -> Version:
+        check_name("project", project)
+        check_name("adapter", adapter)
+        check_number("version_number", number)
+        check_text("reason", reason, self._limits.max_text_chars)
+        check_text("by", by, 256)
+
+        def work(c: Connection) -> Version:
+            lock_adapter(c, project, adapter)  # as aliases do, so that neither moves past the other
+            row = row_by_number(c, project, adapter, number)
+            if row.state != to.value:
+                _check_move(c, project, row, to)
+                _set_state(c, row, to, reason)
+                record_change(c, "version", project, adapter, row.digest)
+                record_deed(c, Deed(project, by, _ACTIONS[to], f"{adapter}@{number}", reason))
+            return self.read(c, row_by_number(c, project, adapter, number))
+
+        return self._database.write(work)
+
+
+_ACTIONS = {
+    VersionState.YANKED: "version.yank",
+    VersionState.READY: "version.unyank",
+    VersionState.DELETED: "version.delete",
+}
+
+
+def all_versions(project: str) -> VersionQuery:
+    """Select a project's versions with the names that a row itself lacks."""
+    names = (adapters.c.project, adapters.c.name.label("adapter"))
+    return (
+        select(versions, *names)
+        .join(adapters, adapters.c.id == versions.c.adapter_id)
+        .where(adapters.c.project == project, ~adapters.c.deleted)
+    )
+
+
+def row_by_number(c: Connection, project: str, adapter: str, number: int) -> AnyRow:
+    """Find a version's row in whatever state it is."""
+    query = all_versions(project).where(adapters.c.name == adapter, versions.c.number == number)
+    row = c.execute(query).one_or_none()
+    if row is None:
+        raise NotFound("version", f"{adapter}@{number}")
+    return row
+
+
+def check_resolvable(row: AnyRow) -> None:
+    """Raise unless a version may be asked for, or pointed at."""
+    if row.state == VersionState.YANKED.value:
+        raise VersionYanked(f"{row.adapter}@{row.number}", row.state_reason)
+    if row.state == VersionState.DELETED.value:
+        raise NotFound("version", f"{row.adapter}@{row.number}")
+
+
+def _check_move(c: Connection, project: str, row: AnyRow, to: VersionState) -> None:
+    name = f"{row.adapter}@{row.number}"
+    if row.state == VersionState.DELETED.value:
+        raise Immutable(f"{name} is deleted; it")
+    if to is VersionState.DELETED and (referrers := referrers_of(c, project, row)):
+        raise StillReferenced(name, referrers)
+
+
+def _set_state(c: Connection, row: AnyRow, to: VersionState, reason: str) -> None:
+    mine = versions.c.id == row.id
+    c.execute(update(versions).where(mine).values(state=to.value, state_reason=reason))
+    if to is VersionState.DELETED:
+        fewer = {"num_versions": adapters.c.num_versions - 1}
+        c.execute(update(adapters).where(adapters.c.id == row.adapter_id).values(fewer))
