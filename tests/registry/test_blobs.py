@@ -1,0 +1,126 @@
+"""A project's bytes: verified before they are kept, seen by nobody else."""
+
+import pytest
+from tiny_registry import TinyRegistry, digest
+
+from loradock.registry.errors import (
+    DigestMismatch,
+    InvalidArgument,
+    NotFound,
+    StoreUnavailable,
+    UploadTooLarge,
+)
+from loradock.registry.limits import Limits
+from loradock.registry.registry import open_registry
+from loradock.registry.resources import BlobRef
+
+CONTENT = b"some weights" * 1000
+REF = BlobRef(digest(CONTENT), len(CONTENT))
+
+
+@pytest.fixture
+def blobs(lite):
+    return lite.registry.blobs
+
+
+def _staged(tmp_path):
+    return list((tmp_path / "lite-blobs" / "staging").iterdir())
+
+
+def test_bytes_that_are_not_what_was_promised_are_not_kept(blobs, tmp_path):
+    for sent in (CONTENT[:-1], CONTENT[:-1] + b"x", CONTENT + b"x", b""):
+        with pytest.raises(DigestMismatch), blobs.writer("acme", REF) as writer:
+            writer.write(sent)
+            writer.commit()
+    assert blobs.find_missing("acme", [REF]) == [REF]
+    assert _staged(tmp_path) == []
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(blobs, tmp_path):
+    with pytest.raises(RuntimeError), blobs.writer("acme", REF) as writer:
+        writer.write(CONTENT)
+        raise RuntimeError("the line broke")
+    with blobs.writer("acme", REF) as writer:
+        writer.write(CONTENT)
+    assert blobs.find_missing("acme", [REF]) == [REF]
+    assert _staged(tmp_path) == []
+
+
+def test_nobody_learns_what_others_have(lite):
+    blobs = lite.registry.blobs
+    assert lite.upload(CONTENT) == REF
+    assert blobs.find_missing("acme", [REF, REF]) == []
+    assert blobs.find_missing("rival", [REF, REF]) == [REF]
+    with pytest.raises(NotFound):
+        blobs.read("rival", REF.digest)
+    with pytest.raises(DigestMismatch), blobs.writer("rival", REF) as writer:
+        writer.commit()
+    TinyRegistry(lite.registry, "rival").upload(CONTENT)
+    assert b"".join(blobs.read("rival", REF.digest, offset=4)) == CONTENT[4:]
+
+
+def test_a_size_that_is_not_the_blobs_is_missing(lite):
+    lite.upload(CONTENT)
+    wrong = BlobRef(REF.digest, 3)
+    assert lite.registry.blobs.find_missing("acme", [wrong]) == [wrong]
+
+
+@pytest.mark.contract("A4")
+def test_a4_an_upload_over_the_limit_is_refused_before_a_byte(sqlite_template, tmp_path):
+    import shutil
+
+    shutil.copy(sqlite_template, tmp_path / "catalog.db")
+    url, folder = f"sqlite:///{tmp_path}/catalog.db", f"file://{tmp_path}/blobs"
+    registry = open_registry(url, folder, limits=Limits(max_blob_bytes=100))
+    with pytest.raises(UploadTooLarge) as caught:
+        registry.blobs.writer("acme", REF)
+    assert (caught.value.size_bytes, caught.value.limit_bytes) == (len(CONTENT), 100)
+    registry.close()
+
+
+@pytest.mark.contract("A4")
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "sha256:../x", "sha256:" + "A" * 64, "", "sha256:" + "a" * 63]
+)
+def test_a4_a_name_that_is_no_digest_reaches_no_path(blobs, name, tmp_path):
+    for act in (
+        lambda: blobs.writer("acme", BlobRef(name, 1)),
+        lambda: blobs.read("acme", name),
+        lambda: blobs.fetch(name, tmp_path / "file"),
+        lambda: blobs.find_missing("acme", [BlobRef(name, 1)]),
+    ):
+        with pytest.raises(InvalidArgument):
+            act()
+
+
+def test_fetch_brings_verified_bytes(lite, tmp_path):
+    lite.upload(CONTENT)
+    target = tmp_path / "cache" / "file"
+    lite.registry.blobs.fetch(REF.digest, target)
+    assert target.read_bytes() == CONTENT
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_fetch_of_damaged_bytes_leaves_nothing(lite, tmp_path):
+    lite.upload(CONTENT)
+    (stored,) = (tmp_path / "lite-blobs" / "blobs").rglob(REF.digest[7:])
+    stored.write_bytes(b"x" + CONTENT[1:])
+    target = tmp_path / "cache" / "file"
+    with pytest.raises(DigestMismatch):
+        lite.registry.blobs.fetch(REF.digest, target)
+    with pytest.raises(NotFound):
+        lite.registry.blobs.fetch(digest("absent"), target)
+    assert list(target.parent.iterdir()) == []
+    (tmp_path / "taken").touch()
+    with pytest.raises(StoreUnavailable):
+        lite.registry.blobs.fetch(REF.digest, tmp_path / "taken" / "file")
+
+
+def test_a_registry_works_on_s3(database_url, s3_url):
+    registry = open_registry(database_url, s3_url)
+    tiny = TinyRegistry(registry)
+    version = tiny.version()
+    assert not tiny.publish().created
+    assert b"".join(registry.blobs.read("acme", version.digest)).startswith(b"{")
+    assert registry.blobs.probe().conditional_put
+    registry.close()

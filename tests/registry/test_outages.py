@@ -1,0 +1,129 @@
+"""What is down is told as down, soon, and nothing else is lost."""
+
+import os
+import socket
+import time
+
+import pytest
+from tiny_registry import TinyRegistry, digest
+
+from loradock.registry.catalog.database import Database
+from loradock.registry.errors import CatalogUnavailable, StoreUnavailable
+from loradock.registry.names import parse_reference
+from loradock.registry.registry import open_registry
+from loradock.registry.stores import open_store
+
+
+@pytest.fixture
+def deaf_port():
+    """A port that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def closed_port():
+    """A port where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def _within(seconds, kind, act):
+    begun = time.monotonic()
+    with pytest.raises(kind):
+        act()
+    assert time.monotonic() - begun < seconds
+
+
+def test_no_catalog_is_unavailable_at_once(closed_port, blob_url):
+    url = f"postgresql://x@127.0.0.1:{closed_port}/x"
+    _within(5, CatalogUnavailable, lambda: open_registry(url, blob_url))
+
+
+def test_a_silent_catalog_is_unavailable_soon(deaf_port, blob_url):
+    url = f"postgresql://x@127.0.0.1:{deaf_port}/x"
+    _within(10, CatalogUnavailable, lambda: open_registry(url, blob_url))
+
+
+def test_a_catalog_that_comes_back_is_used_again(postgres_template, postgres_server, blob_url):
+    import psycopg
+    from services import postgres_database
+
+    with postgres_database(postgres_server, postgres_template) as url:
+        registry = open_registry(url, blob_url)
+        tiny = TinyRegistry(registry)
+        tiny.publish()
+        name = url.split("/")[3].split("?")[0]
+        kill = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            f"WHERE datname = '{name}' AND pid <> pg_backend_pid()"
+        )
+        with psycopg.connect(postgres_server, autocommit=True) as admin:
+            admin.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
+            admin.execute(kill)
+            with pytest.raises(CatalogUnavailable):
+                registry.reader.latest_sequence()
+            with pytest.raises(CatalogUnavailable):
+                tiny.point(1)
+            admin.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")
+        tiny.point(1)
+        assert registry.reader.resolve("acme", parse_reference("triage")).generation == 1
+        registry.close()
+
+
+def test_a_file_that_is_no_catalog_is_unavailable(tmp_path, blob_url):
+    (tmp_path / "catalog.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(CatalogUnavailable):
+        open_registry(f"sqlite:///{tmp_path}/catalog.db", blob_url)
+    with pytest.raises(CatalogUnavailable):
+        open_registry(f"sqlite:///{tmp_path}", blob_url)
+
+
+def test_a_failed_write_leaves_nothing_and_callbacks_are_not_called(lite):
+    database = lite.registry.versions._database
+    called = []
+    lite.registry.on_commit(lambda: called.append(1))
+
+    def work(c):
+        from loradock.registry.catalog.journal import record_change
+
+        record_change(c, "adapter", "acme", "x", "x")
+        raise RuntimeError("half way")
+
+    before = lite.registry.reader.latest_sequence()
+    with pytest.raises(RuntimeError):
+        database.write(work)
+    assert lite.registry.reader.latest_sequence() == before
+    assert not called
+    lite.publish()
+    assert called
+
+
+def test_a_listener_that_fails_does_not_undo_the_answer(lite, caplog):
+    lite.registry.on_commit(lambda: 1 / 0)
+    assert lite.publish().created
+    assert "on_commit" in caplog.text
+
+
+def test_no_store_is_unavailable_soon(closed_port, deaf_port, s3_credentials, monkeypatch):
+    url = "s3://bucket?endpoint_url=http://127.0.0.1:{}&region=us-east-1"
+    store = open_store(url.format(closed_port))
+    _within(15, StoreUnavailable, lambda: store.size(digest("x")))
+    store.close()
+
+
+def test_a_folder_that_can_not_be_is_unavailable(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreUnavailable):
+        open_store(f"file://{tmp_path}/file/blobs")
+
+
+def test_database_closes_what_it_opened(lite, tmp_path):
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    for _ in range(5):
+        database = Database(f"sqlite:///{tmp_path}/lite.db")
+        with database.read():
+            pass
+        database.close()
+    after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    assert after <= before + 1
