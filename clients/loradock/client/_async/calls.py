@@ -1,0 +1,155 @@
+"""One channel and the one way of calling over it: deadline, request id, token, typed errors."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from loradock.client._channel import Token
+from loradock.client._errors import ClientClosed
+from loradock.client._policy import deadline_s
+from loradock.client._wire.errors import error_of
+
+RequestT = TypeVar("RequestT", bound=Message)
+ResponseT = TypeVar("ResponseT")
+PageT = TypeVar("PageT", bound="Page")
+ItemT = TypeVar("ItemT")
+ValueT = TypeVar("ValueT")
+
+
+class Page(Protocol):
+    """A response to a list request."""
+
+    @property
+    def next_page_token(self) -> str:
+        """Tell where the next page begins; empty on the last."""
+        ...
+
+
+class AsyncCalls:
+    """What every group of methods calls through. Safe to share."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        *,
+        project: str,
+        token: Token | None,
+        timeout_s: float | None,
+    ) -> None:
+        self.channel = channel
+        self.project = project
+        self._token = token
+        self._timeout_s = timeout_s
+        self._is_closed = False
+
+    async def close(self) -> None:
+        """Close the channel; what runs is cancelled. Again is harmless."""
+        self._is_closed = True
+        await self.channel.close()
+
+    async def unary(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT],
+        request: RequestT,
+        *,
+        timeout_s: float | None = None,
+        longer_s: float = 0.0,
+        request_id: str | None = None,
+    ) -> ResponseT:
+        """Call, and give the response or raise the typed error."""
+        self.check_open()
+        request_id = stamp(request, request_id)
+        deadline = self.deadline_s(request.DESCRIPTOR.name, timeout_s) + longer_s
+        try:
+            return await method(request, timeout=deadline, metadata=self.metadata(request_id))
+        except grpc.RpcError as failure:
+            raise error_of(failure, request_id) from None
+
+    async def upload(
+        self,
+        method: grpc.aio.StreamUnaryMultiCallable[RequestT, ResponseT],
+        requests: Iterator[RequestT],
+        *,
+        timeout_s: float,
+    ) -> ResponseT:
+        """Send a stream, and give the response."""
+        self.check_open()
+        request_id = new_request_id()
+        deadline = self._timeout_s or timeout_s
+        try:
+            return await method(requests, timeout=deadline, metadata=self.metadata(request_id))
+        except grpc.RpcError as failure:
+            raise error_of(failure, request_id) from None
+
+    async def download(
+        self,
+        method: grpc.aio.UnaryStreamMultiCallable[RequestT, ResponseT],
+        request: RequestT,
+        *,
+        timeout_s: float,
+    ) -> AsyncIterator[ResponseT]:
+        """Give a stream's messages as they come."""
+        self.check_open()
+        request_id = new_request_id()
+        deadline = self._timeout_s or timeout_s
+        try:
+            call = method(request, timeout=deadline, metadata=self.metadata(request_id))
+            async for response in call:  # noqa: UP028 (of the synchronous twin)
+                yield response
+        except grpc.RpcError as failure:
+            raise error_of(failure, request_id) from None
+
+    async def pages(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[RequestT, PageT],
+        request: RequestT,
+        items: Callable[[PageT], Iterable[ItemT]],
+        value_of: Callable[[ItemT], ValueT],
+    ) -> AsyncIterator[ValueT]:
+        """Give the items of all pages; the next page is asked for when it is needed."""
+        while True:
+            response = await self.unary(method, request)
+            for item in items(response):
+                yield value_of(item)
+            if not response.next_page_token:
+                return
+            _set(request, "page_token", response.next_page_token)
+
+    def check_open(self) -> None:
+        """Refuse to call over a channel that was closed."""
+        if self._is_closed:
+            raise ClientClosed("this client is closed", reason="CLIENT_CLOSED")
+
+    def deadline_s(self, message: str, timeout_s: float | None) -> float:
+        """Choose a deadline: the call's, else the client's, else the method's own."""
+        return timeout_s or self._timeout_s or deadline_s(message.removesuffix("Request"))
+
+    def metadata(self, request_id: str) -> tuple[tuple[str, str], ...]:
+        """Give what goes beside a request."""
+        if self._token is None:
+            return (("x-request-id", request_id),)
+        token = self._token if isinstance(self._token, str) else self._token()
+        return (("x-request-id", request_id), ("authorization", f"Bearer {token}"))
+
+
+def new_request_id() -> str:
+    """Make an id for one request and all its retries."""
+    return str(uuid.uuid4())
+
+
+def stamp(request: Message, request_id: str | None) -> str:
+    """Give a request its id, in the request itself if it has the field."""
+    request_id = request_id or new_request_id()
+    if "request_id" in request.DESCRIPTOR.fields_by_name:
+        _set(request, "request_id", request_id)
+    return request_id
+
+
+def _set(message: Message, field: str, value: str) -> None:
+    setattr(message, field, value)

@@ -1,0 +1,251 @@
+"""The client: inference at the top, the registry and the servers in groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Self
+
+import grpc
+import grpc.aio
+
+from loradock.client._async.adapters import AsyncAdapters
+from loradock.client._async.aliases import AsyncAliases
+from loradock.client._async.bases import AsyncBases
+from loradock.client._async.calls import AsyncCalls, new_request_id
+from loradock.client._async.evaluations import AsyncEvaluations
+from loradock.client._async.servers import AsyncServers
+from loradock.client._async.stream import AsyncTextStream
+from loradock.client._async.versions import AsyncVersions
+from loradock.client._channel import (
+    DEFAULT_ADDRESS,
+    DEFAULT_MAX_MESSAGE_BYTES,
+    TLS,
+    Token,
+    channel_credentials,
+    channel_options,
+)
+from loradock.client._values.evaluation import LineageGraph
+from loradock.client._values.inference import Classification, Generation, Scores, TokenCount
+from loradock.client._wire.evaluation import lineage_graph_of
+from loradock.client._wire.inference import (
+    Prompt,
+    classification_of,
+    generation_of,
+    prompt_message,
+    sampling_message,
+    scores_of,
+    target_message,
+    token_count_of,
+)
+from loradock.client._wire.lineage import lineage_request
+from loradock.v1 import inference_service_pb2 as wire
+from loradock.v1.evaluation_service_pb2_grpc import EvaluationServiceStub
+from loradock.v1.inference_service_pb2_grpc import InferenceServiceStub
+
+
+class AsyncClient:
+    """A connection to Loradock, for one event loop. One channel, reused by all calls.
+
+        async with AsyncClient("127.0.0.1:7431") as client:
+            answer = await client.generate("Where is my parcel?", adapter="support-triage")
+            print(answer.text, answer.answerer.version_number)
+
+    Every call has a deadline (`timeout_s`, or one that suits the method) and a request id. Calls
+    that change nothing if they are sent twice are sent again when nobody answered.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        project: str = "default",
+        token: Token | None = None,
+        timeout_s: float | None = None,
+        tls: TLS | bool = False,
+        insecure: bool = False,
+        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+    ) -> None:
+        credentials = channel_credentials(address, tls=tls, token=token, insecure=insecure)
+        options = channel_options(max_message_bytes, tls)
+        channel = (
+            grpc.aio.insecure_channel(address, options)
+            if credentials is None
+            else grpc.aio.secure_channel(address, credentials, options)
+        )
+        calls = AsyncCalls(channel, project=project, token=token, timeout_s=timeout_s)
+        self._calls = calls
+        self._inference = InferenceServiceStub(channel)
+        self._lineage = EvaluationServiceStub(channel)
+        self.bases = AsyncBases(calls)
+        self.adapters = AsyncAdapters(calls)
+        self.versions = AsyncVersions(calls)
+        self.aliases = AsyncAliases(calls)
+        self.evaluations = AsyncEvaluations(calls)
+        self.server = AsyncServers(calls)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the channel; what runs is cancelled."""
+        await self._calls.close()
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        *,
+        adapter: str | None = None,
+        base: bool = False,
+        raw: bool = False,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        logprobs: bool = False,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+    ) -> Generation:
+        """Answer a prompt: a text, or a list of {"role", "content"} messages.
+
+        Say who answers: `adapter`, a reference like "support-triage:staging", or `base=True`. What
+        is None comes from the version's profile, then from the server. `raw` bypasses templates.
+        """
+        request = wire.GenerateRequest(
+            target=target_message(adapter, base, self._calls.project),
+            prompt=prompt_message(prompt, raw),
+            sampling=sampling_message(
+                max_tokens=max_tokens,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                repetition_penalty=repetition_penalty,
+                seed=seed,
+                stop=stop,
+                logprobs=logprobs,
+            ),
+        )
+        response = await self._calls.unary(
+            self._inference.Generate, request, timeout_s=timeout_s, request_id=request_id
+        )
+        return generation_of(response)
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        adapter: str | None = None,
+        base: bool = False,
+        raw: bool = False,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        logprobs: bool = False,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+    ) -> AsyncTextStream:
+        """Answer a prompt as `generate` does, piece by piece."""
+        self._calls.check_open()
+        request = wire.StreamGenerateRequest(
+            target=target_message(adapter, base, self._calls.project),
+            prompt=prompt_message(prompt, raw),
+            sampling=sampling_message(
+                max_tokens=max_tokens,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                repetition_penalty=repetition_penalty,
+                seed=seed,
+                stop=stop,
+                logprobs=logprobs,
+            ),
+        )
+        request_id = request_id or new_request_id()
+        call = self._inference.StreamGenerate(
+            request,
+            timeout=self._calls.deadline_s("StreamGenerate", timeout_s),
+            metadata=self._calls.metadata(request_id),
+        )
+        return AsyncTextStream(call, request_id)
+
+    async def classify(
+        self,
+        prompt: Prompt,
+        *,
+        adapter: str | None = None,
+        base: bool = False,
+        raw: bool = False,
+        labels: Sequence[str] = (),
+        timeout_s: float | None = None,
+    ) -> Classification:
+        """Give the best of a set of labels, the version's own unless others are given."""
+        request = wire.ClassifyRequest(
+            target=target_message(adapter, base, self._calls.project),
+            prompt=prompt_message(prompt, raw),
+            labels=labels,
+        )
+        return classification_of(
+            await self._calls.unary(self._inference.Classify, request, timeout_s=timeout_s)
+        )
+
+    async def score(
+        self,
+        prompt: Prompt,
+        continuations: Sequence[str],
+        *,
+        adapter: str | None = None,
+        base: bool = False,
+        raw: bool = False,
+        timeout_s: float | None = None,
+    ) -> Scores:
+        """Give the log-likelihood of each continuation."""
+        request = wire.ScoreRequest(
+            target=target_message(adapter, base, self._calls.project),
+            prompt=prompt_message(prompt, raw),
+            continuations=continuations,
+        )
+        return scores_of(
+            await self._calls.unary(self._inference.Score, request, timeout_s=timeout_s)
+        )
+
+    async def count_tokens(
+        self,
+        prompt: Prompt,
+        *,
+        adapter: str | None = None,
+        base: bool = False,
+        raw: bool = False,
+        timeout_s: float | None = None,
+    ) -> TokenCount:
+        """Count a prompt's tokens, with what the templates add."""
+        request = wire.CountTokensRequest(
+            target=target_message(adapter, base, self._calls.project),
+            prompt=prompt_message(prompt, raw),
+        )
+        return token_count_of(
+            await self._calls.unary(self._inference.CountTokens, request, timeout_s=timeout_s)
+        )
+
+    async def lineage(
+        self,
+        reference: str | None = None,
+        *,
+        dataset: str | None = None,
+        base: str | None = None,
+        direction: Literal["upstream", "downstream"] = "upstream",
+        max_depth: int = 0,
+    ) -> LineageGraph:
+        """Walk from a version, a dataset or a base to what it came from or what came of it."""
+        request = lineage_request(
+            reference, dataset, base, direction, max_depth, self._calls.project
+        )
+        return lineage_graph_of(await self._calls.unary(self._lineage.GetLineage, request))

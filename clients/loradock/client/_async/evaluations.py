@@ -1,0 +1,97 @@
+"""Records of how good versions are."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from loradock.client._async.calls import AsyncCalls
+from loradock.client._errors import InvalidRequest
+from loradock.client._names import base_name, parse_reference, project_name, version_name
+from loradock.client._values.evaluation import Evaluation, Metric
+from loradock.client._wire.evaluation import evaluation_of, metric_message
+from loradock.v1 import evaluation_service_pb2 as wire
+from loradock.v1 import resources_pb2
+from loradock.v1.evaluation_service_pb2_grpc import EvaluationServiceStub
+
+
+class AsyncEvaluations:
+    """Evaluations: append-only, of a version or of a base alone."""
+
+    def __init__(self, calls: AsyncCalls) -> None:
+        self._calls = calls
+        self._stub = EvaluationServiceStub(calls.channel)
+
+    async def record(
+        self,
+        suite: str,
+        *,
+        metrics: Sequence[Metric],
+        dataset_digest: str,
+        version: str | None = None,
+        base: str | None = None,
+        cost: Mapping[str, float] | None = None,
+        harness: str = "",
+        engine_profile: str = "",
+        request_id: str | None = None,
+    ) -> Evaluation:
+        """Append a measurement of a `version` ("support-triage@2") or of a `base` alone."""
+        project, name = self._measured_version(version)
+        message = resources_pb2.Evaluation(
+            suite=suite,
+            dataset_digest=dataset_digest,
+            base_model="" if base is None else base_name(base),
+            version=name,
+            metrics=[metric_message(metric) for metric in metrics],
+            cost=cost or {},
+            harness=harness,
+            engine_profile=engine_profile,
+        )
+        request = wire.RecordEvaluationRequest(parent=project_name(project), evaluation=message)
+        response = await self._calls.unary(
+            self._stub.RecordEvaluation, request, request_id=request_id
+        )
+        return evaluation_of(response.evaluation)
+
+    def _measured_version(self, version: str | None) -> tuple[str, str]:
+        if version is None:
+            return self._calls.project, ""
+        reference = parse_reference(version, self._calls.project)
+        if reference.number is None:
+            raise InvalidRequest(
+                f"{version!r} can mean another version tomorrow: name it by number, as in "
+                f"'{reference.adapter}@2'",
+                reason="INVALID_FIELD",
+                metadata={"field": "version"},
+            )
+        return reference.project, version_name(
+            reference.adapter, reference.number, reference.project
+        )
+
+    async def get(self, evaluation_id: str) -> Evaluation:
+        """Give an evaluation."""
+        parent = project_name(self._calls.project)
+        request = wire.GetEvaluationRequest(name=f"{parent}/evaluations/{evaluation_id}")
+        response = await self._calls.unary(self._stub.GetEvaluation, request)
+        return evaluation_of(response.evaluation)
+
+    def list(
+        self,
+        *,
+        adapter: str = "",
+        number: int | None = None,
+        base: str = "",
+        suite: str = "",
+        page_size: int = 0,
+    ) -> AsyncIterator[Evaluation]:
+        """List the project's evaluations, those that all given filters let through."""
+        request = wire.ListEvaluationsRequest(
+            parent=project_name(self._calls.project),
+            adapter=adapter,
+            version_number=number,
+            base_model=base_name(base) if base else "",
+            suite=suite,
+            page_size=page_size,
+        )
+        return self._calls.pages(
+            self._stub.ListEvaluations, request, lambda page: page.evaluations, evaluation_of
+        )

@@ -1,0 +1,200 @@
+"""The immutable states of adapters: push, pull, and what there is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from loradock.client._async.blobs import AsyncBlobs
+from loradock.client._async.calls import AsyncCalls
+from loradock.client._blocking import in_thread
+from loradock.client._folder import AdapterFolder, read_folder
+from loradock.client._names import (
+    adapter_name,
+    base_name,
+    parse_reference,
+    project_name,
+    split_adapter,
+    version_name,
+)
+from loradock.client._pulled import files_to_fetch, finish_pull
+from loradock.client._transfer import OnProgress
+from loradock.client._values.registry import (
+    BaseDigests,
+    Dataset,
+    Lineage,
+    MetricFilter,
+    Profile,
+    Published,
+    Resolution,
+    Version,
+)
+from loradock.client._wire.registry import (
+    base_digests_message,
+    blob_message,
+    filter_message,
+    lineage_message,
+    profile_message,
+    version_of,
+)
+from loradock.v1 import registry_service_pb2 as wire
+from loradock.v1 import resources_pb2
+from loradock.v1.registry_service_pb2_grpc import RegistryServiceStub
+
+
+class AsyncVersions:
+    """Versions: immutable, numbered, known everywhere by their digest."""
+
+    def __init__(self, calls: AsyncCalls) -> None:
+        self._calls = calls
+        self._stub = RegistryServiceStub(calls.channel)
+        self._blobs = AsyncBlobs(calls)
+
+    async def push(
+        self,
+        adapter: str,
+        folder: str | os.PathLike[str],
+        *,
+        base: str,
+        base_digests: BaseDigests | None = None,
+        parents: Sequence[str] | None = None,
+        datasets: Sequence[Dataset] | None = None,
+        training: Mapping[str, Any] | None = None,
+        profile: Profile | None = None,
+        progress: OnProgress | None = None,
+        validate_only: bool = False,
+        request_id: str | None = None,
+    ) -> Published:
+        """Publish a PEFT folder as a version of `adapter`, made for `base`.
+
+        What the registry has already isn't sent again. `profile.json` and `lineage.json` in the
+        folder are read; what is given here goes before them. `parents` are references or digests.
+        With `validate_only` the bytes go up and everything is checked, but nothing is published.
+        """
+        project, adapter_id = split_adapter(adapter, self._calls.project)
+        local = await in_thread(read_folder, Path(folder))
+        request = wire.PublishVersionRequest(
+            parent=adapter_name(adapter_id, project),
+            base_model=base_name(base),
+            base_digests=base_digests_message(base_digests),
+            delta=_delta(local),
+            profile=profile_message(local.profile if profile is None else profile),
+            validate_only=validate_only,
+        )
+        lineage = Lineage(
+            await self._digests(local.lineage.parents if parents is None else parents, project),
+            tuple(local.lineage.datasets if datasets is None else datasets),
+            local.lineage.training if training is None else training,
+        )
+        request.lineage.CopyFrom(lineage_message(lineage))
+        sent_bytes = await self._blobs.send(project, (local.config, local.weights), progress)
+        response = await self._calls.unary(
+            self._stub.PublishVersion, request, request_id=request_id
+        )
+        return Published(version_of(response.version), response.created, sent_bytes)
+
+    async def _digests(self, parents: Sequence[str], project: str) -> tuple[str, ...]:
+        digests = []
+        for parent in parents:
+            known = parent.startswith("sha256:")
+            resolved = None if known else await self._resolve(parent, project)
+            digests.append(parent if resolved is None else resolved.version.digest)
+        return tuple(digests)
+
+    async def pull(
+        self,
+        reference: str,
+        folder: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        progress: OnProgress | None = None,
+    ) -> Version:
+        """Fetch a version into a folder that can be pushed again to the same digest.
+
+        Each file appears only when its bytes are proven. `version.json` tells what it is. Files
+        that differ are not replaced unless `overwrite` says so.
+        """
+        version = (await self.resolve(reference)).version
+        target = Path(folder)
+        for path, blob in await in_thread(files_to_fetch, target, version, overwrite):
+            await self._blobs.fetch(version.project, blob, path, progress)
+        await in_thread(finish_pull, target, version)
+        return version
+
+    async def get(self, adapter: str, number: int) -> Version:
+        """Give a version, also a yanked one."""
+        request = wire.GetVersionRequest(name=version_name(adapter, number, self._calls.project))
+        return version_of((await self._calls.unary(self._stub.GetVersion, request)).version)
+
+    async def resolve(self, reference: str) -> Resolution:
+        """Tell what a reference means now; a bare adapter name means its `production`."""
+        return await self._resolve(reference, self._calls.project)
+
+    async def _resolve(self, reference: str, project: str) -> Resolution:
+        wanted = parse_reference(reference, project)
+        request = wire.ResolveVersionRequest(
+            parent=project_name(wanted.project), reference=wanted.text
+        )
+        response = await self._calls.unary(self._stub.ResolveVersion, request)
+        return Resolution(
+            version=version_of(response.version),
+            alias=response.alias if response.HasField("alias") else None,
+            generation=response.generation if response.HasField("generation") else None,
+        )
+
+    def list(
+        self, adapter: str, *, include_yanked: bool = False, page_size: int = 0
+    ) -> AsyncIterator[Version]:
+        """List an adapter's versions."""
+        request = wire.ListVersionsRequest(
+            parent=adapter_name(adapter, self._calls.project),
+            include_yanked=include_yanked,
+            page_size=page_size,
+        )
+        return self._calls.pages(
+            self._stub.ListVersions, request, lambda page: page.versions, version_of
+        )
+
+    def search(
+        self,
+        *,
+        base: str = "",
+        tag: str = "",
+        text: str = "",
+        metric: MetricFilter | None = None,
+        page_size: int = 0,
+    ) -> AsyncIterator[Version]:
+        """Find versions over all adapters of the project."""
+        request = wire.SearchVersionsRequest(
+            parent=project_name(self._calls.project),
+            filter=filter_message(base, tag, text, metric),
+            page_size=page_size,
+        )
+        return self._calls.pages(
+            self._stub.SearchVersions, request, lambda page: page.versions, version_of
+        )
+
+    async def yank(self, adapter: str, number: int, *, reason: str) -> Version:
+        """Make a version unresolvable; it stays auditable."""
+        name = version_name(adapter, number, self._calls.project)
+        request = wire.YankVersionRequest(name=name, reason=reason)
+        return version_of((await self._calls.unary(self._stub.YankVersion, request)).version)
+
+    async def unyank(self, adapter: str, number: int, *, reason: str) -> Version:
+        """Make a yanked version resolvable again."""
+        name = version_name(adapter, number, self._calls.project)
+        request = wire.UnyankVersionRequest(name=name, reason=reason)
+        return version_of((await self._calls.unary(self._stub.UnyankVersion, request)).version)
+
+    async def delete(self, adapter: str, number: int) -> None:
+        """Remove a version that nothing refers to."""
+        name = version_name(adapter, number, self._calls.project)
+        await self._calls.unary(self._stub.DeleteVersion, wire.DeleteVersionRequest(name=name))
+
+
+def _delta(local: AdapterFolder) -> resources_pb2.Delta:
+    return resources_pb2.Delta(
+        weights=blob_message(local.weights.blob), config=blob_message(local.config.blob)
+    )

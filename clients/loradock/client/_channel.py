@@ -1,0 +1,74 @@
+"""What a channel is made with: credentials and options, the same for both clients."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import grpc
+
+from loradock.client._errors import InvalidRequest
+from loradock.client._policy import service_config
+
+DEFAULT_ADDRESS = "127.0.0.1:7431"
+DEFAULT_MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+KEEPALIVE_S = 60  # not below: servers answer faster pings with GOAWAY
+
+Token = str | Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class TLS:
+    """An encrypted channel; the system's roots unless others are given. All are PEM."""
+
+    root_certificates: bytes | None = None
+    private_key: bytes | None = field(default=None, repr=False)
+    certificate_chain: bytes | None = None
+    server_name: str | None = None  # if it is not the address's
+
+
+def channel_credentials(
+    address: str, *, tls: TLS | bool, token: Token | None, insecure: bool
+) -> grpc.ChannelCredentials | None:
+    """Give the channel's credentials; None is plain text, by which no token leaves the host."""
+    if tls is not False:
+        given = TLS() if tls is True else tls
+        return grpc.ssl_channel_credentials(
+            given.root_certificates, given.private_key, given.certificate_chain
+        )
+    if token is not None and not insecure and not is_loopback(address):
+        raise InvalidRequest(
+            f"the token would go to {address} in plain text: give tls=True, or insecure=True if "
+            "the network is trusted",
+            reason="INVALID_FIELD",
+            metadata={"field": "tls"},
+        )
+    return None
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether an address stays on this host."""
+    if address.startswith("unix:"):
+        return True
+    host = address.rpartition(":")[0].removeprefix("ipv4:").removeprefix("ipv6:").strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def channel_options(max_message_bytes: int, tls: TLS | bool) -> list[tuple[str, str | int]]:
+    """Give the options of a channel."""
+    options: list[tuple[str, str | int]] = [
+        ("grpc.service_config", service_config()),
+        ("grpc.enable_retries", 1),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 0),
+    ]
+    if isinstance(tls, TLS) and tls.server_name:
+        options.append(("grpc.ssl_target_name_override", tls.server_name))
+    return options

@@ -1,0 +1,125 @@
+# Generated from _async/aliases.py by scripts/generate_sync_client.py. Do not edit.
+"""Which version is live, and which was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from loradock.client._errors import NotFound
+from loradock.client._names import adapter_name, alias_name
+from loradock.client._sync.calls import Calls
+from loradock.client._values.registry import Alias, AliasChange, AliasMove
+from loradock.client._wire.registry import alias_change_of, alias_move_of, alias_of
+from loradock.client._wire.scalars import duration, timestamp
+from loradock.v1 import alias_service_pb2 as wire
+from loradock.v1.alias_service_pb2_grpc import AliasServiceStub
+
+
+class Aliases:
+    """Aliases: movable names for versions, each with a ledger of every move.
+
+    A move compares first: it passes only if the alias is still what `etag` says. Without an `etag`
+    the alias is read just before, which leaves only a moment for somebody else's move; who decides
+    on what was read earlier gives the `etag` that was read then.
+    """
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._stub = AliasServiceStub(calls.channel)
+
+    def set(
+        self,
+        adapter: str,
+        alias: str,
+        number: int,
+        *,
+        etag: str | None = None,
+        reason: str = "",
+        wait_s: float | None = None,
+        validate_only: bool = False,
+        request_id: str | None = None,
+    ) -> AliasChange:
+        """Create an alias or move it; an empty `etag` only creates.
+
+        With `wait_s`, return when the live servers have followed, or after so long.
+        """
+        request = wire.SetAliasRequest(
+            name=alias_name(adapter, alias, self._calls.project),
+            version_number=number,
+            etag=self._current_etag(adapter, alias) if etag is None else etag,
+            reason=reason,
+            validate_only=validate_only,
+            wait=None if wait_s is None else duration(wait_s),
+        )
+        response = self._calls.unary(
+            self._stub.SetAlias, request, longer_s=wait_s or 0.0, request_id=request_id
+        )
+        return alias_change_of(response)
+
+    def _current_etag(self, adapter: str, alias: str) -> str:
+        try:
+            return (self.get(adapter, alias)).etag
+        except NotFound:
+            return ""
+
+    def get(self, adapter: str, alias: str) -> Alias:
+        """Give an alias."""
+        request = wire.GetAliasRequest(name=alias_name(adapter, alias, self._calls.project))
+        return alias_of((self._calls.unary(self._stub.GetAlias, request)).alias)
+
+    def list(self, adapter: str, *, page_size: int = 0) -> Iterator[Alias]:
+        """List an adapter's aliases."""
+        parent = adapter_name(adapter, self._calls.project)
+        request = wire.ListAliasesRequest(parent=parent, page_size=page_size)
+        return self._calls.pages(
+            self._stub.ListAliases, request, lambda page: page.aliases, alias_of
+        )
+
+    def history(self, adapter: str, alias: str, *, page_size: int = 0) -> Iterator[AliasMove]:
+        """List an alias's moves, the newest first."""
+        name = alias_name(adapter, alias, self._calls.project)
+        request = wire.ListAliasHistoryRequest(name=name, page_size=page_size)
+        return self._calls.pages(
+            self._stub.ListAliasHistory, request, lambda page: page.moves, alias_move_of
+        )
+
+    def at(self, adapter: str, alias: str, time: datetime) -> AliasMove | None:
+        """Give the move that was in force at a time; None before the first."""
+        name = alias_name(adapter, alias, self._calls.project)
+        request = wire.ListAliasHistoryRequest(name=name, at=timestamp(time))
+        moves = (self._calls.unary(self._stub.ListAliasHistory, request)).moves
+        return alias_move_of(moves[0]) if moves else None
+
+    def rollback(
+        self,
+        adapter: str,
+        alias: str,
+        *,
+        etag: str | None = None,
+        reason: str = "",
+        wait_s: float | None = None,
+        request_id: str | None = None,
+    ) -> AliasChange:
+        """Walk the ledger back by one. Twice walks back twice; it never toggles."""
+        request = wire.RollbackAliasRequest(
+            name=alias_name(adapter, alias, self._calls.project),
+            etag=(self.get(adapter, alias)).etag if etag is None else etag,
+            reason=reason,
+            wait=None if wait_s is None else duration(wait_s),
+        )
+        response = self._calls.unary(
+            self._stub.RollbackAlias, request, longer_s=wait_s or 0.0, request_id=request_id
+        )
+        return alias_change_of(response)
+
+    def delete(
+        self, adapter: str, alias: str, *, etag: str | None = None, reason: str = ""
+    ) -> None:
+        """Remove an alias; its ledger stays."""
+        request = wire.DeleteAliasRequest(
+            name=alias_name(adapter, alias, self._calls.project),
+            etag=(self.get(adapter, alias)).etag if etag is None else etag,
+            reason=reason,
+        )
+        self._calls.unary(self._stub.DeleteAlias, request)

@@ -1,0 +1,71 @@
+# Generated from _async/servers.py by scripts/generate_sync_client.py. Do not edit.
+"""Running servers: the one that answers, and what the others last told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loradock.client._names import alias_name, parse_reference, project_name
+from loradock.client._sync.calls import Calls
+from loradock.client._values.server import LiveAlias, Residency, Server, ServerStatus
+from loradock.client._wire.scalars import duration
+from loradock.client._wire.server import (
+    live_alias_of,
+    residency_of,
+    server_of,
+    server_status_of,
+)
+from loradock.v1 import server_service_pb2 as wire
+from loradock.v1.server_service_pb2_grpc import ServerServiceStub
+
+
+class Servers:
+    """The server that answers, and its peers."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._stub = ServerServiceStub(calls.channel)
+
+    def status(self) -> ServerStatus:
+        """Describe the server that answers."""
+        return server_status_of(self._calls.unary(self._stub.GetServer, wire.GetServerRequest()))
+
+    def list(self, *, page_size: int = 0) -> Iterator[Server]:
+        """List the servers whose heartbeats the catalog holds."""
+        request = wire.ListServersRequest(page_size=page_size)
+        return self._calls.pages(
+            self._stub.ListServers, request, lambda page: page.servers, server_of
+        )
+
+    def load(self, reference: str, *, timeout_s: float | None = None) -> Residency:
+        """Make a version resident on the server that answers. Idempotent."""
+        wanted = parse_reference(reference, self._calls.project)
+        request = wire.LoadAdapterRequest(
+            parent=project_name(wanted.project), reference=wanted.text
+        )
+        response = self._calls.unary(self._stub.LoadAdapter, request, timeout_s=timeout_s)
+        return residency_of(response.residency)
+
+    def unload(self, digest: str, *, drain_s: float = 10.0) -> Residency:
+        """Let a version go once its last request has ended; wait for that for `drain_s`."""
+        request = wire.UnloadAdapterRequest(version_digest=digest, drain_timeout=duration(drain_s))
+        response = self._calls.unary(self._stub.UnloadAdapter, request, longer_s=drain_s)
+        return residency_of(response.residency)
+
+    def override(
+        self, adapter: str, alias: str, *, to: str | None = None, reason: str
+    ) -> LiveAlias:
+        """Make this server answer an alias with another resident version, by digest.
+
+        Without `to`, with the one that the alias would roll back to. For when the catalog is down:
+        audited, reported as divergent, and reconciled when the catalog is back.
+        """
+        request = wire.OverrideAliasRequest(
+            name=alias_name(adapter, alias, self._calls.project), reason=reason
+        )
+        if to is None:
+            request.previous = True
+        else:
+            request.version_digest = to
+        response = self._calls.unary(self._stub.OverrideAlias, request)
+        return live_alias_of(response.live_alias)

@@ -1,0 +1,1 @@
+"""The nouns of the SDK: immutable values, known to no wire."""

@@ -1,0 +1,82 @@
+"""Running servers, and what they have resident."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from datetime import datetime
+
+from loradock.client._values.registry import BaseDigests
+
+
+class ResidencyState(enum.Enum):
+    """How near a version is to the next step."""
+
+    UNSPECIFIED = "unspecified"
+    LOADING = "loading"
+    RESIDENT = "resident"  # usable by the next step
+    DRAINING = "draining"  # goes when its last lease ends
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Residency:
+    """One version on one server."""
+
+    version_digest: str
+    state: ResidencyState
+    size_bytes: int
+    num_leases: int
+    reason: str  # why it failed
+
+
+@dataclass(frozen=True, slots=True)
+class LiveAlias:
+    """What a server answers an alias with; `reason` tells why live is not desired."""
+
+    adapter: str
+    alias: str
+    live_digest: str
+    desired_digest: str
+    generation: int
+    overridden: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running process, as its heartbeat tells."""
+
+    server_id: str
+    address: str
+    base_model: str
+    base_digests: BaseDigests
+    sequence: int  # the last change of the catalog that it has applied
+    residencies: tuple[Residency, ...]
+    divergences: tuple[str, ...]
+    started_at: datetime | None
+    seen_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """The numbers that requests are refused by."""
+
+    max_message_bytes: int
+    max_chunk_bytes: int
+    max_blob_bytes: int
+    context_length_tokens: int
+    max_running_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """The server that answers."""
+
+    server: Server
+    release: str
+    engine_profile: str
+    limits: ServerLimits
+    live_aliases: tuple[LiveAlias, ...]
+    num_running_rows: int
+    num_waiting_rows: int

@@ -1,0 +1,43 @@
+"""A walk through lineage, as it is asked for."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from loradock.client._errors import InvalidRequest
+from loradock.client._names import base_name, parse_reference, project_name
+from loradock.v1 import evaluation_service_pb2 as wire
+
+
+def lineage_request(
+    reference: str | None,
+    dataset: str | None,
+    base: str | None,
+    direction: Literal["upstream", "downstream"],
+    max_depth: int,
+    project: str,
+) -> wire.GetLineageRequest:
+    """Write a walk; exactly one start is given."""
+    if sum(start is not None for start in (reference, dataset, base)) != 1:
+        raise InvalidRequest(
+            "name one start: a version's reference, dataset='sha256:…' or base='…'",
+            reason="INVALID_FIELD",
+            metadata={"field": "start"},
+        )
+    request = wire.GetLineageRequest(
+        direction=(
+            wire.LINEAGE_DIRECTION_UPSTREAM
+            if direction == "upstream"
+            else wire.LINEAGE_DIRECTION_DOWNSTREAM
+        ),
+        max_depth=max_depth,
+    )
+    if dataset is not None:
+        request.dataset_digest = dataset
+    if base is not None:
+        request.base_model = base_name(base)
+    if reference is not None:
+        wanted = parse_reference(reference, project)
+        project, request.reference = wanted.project, wanted.text
+    request.parent = project_name(project)
+    return request

@@ -1,0 +1,70 @@
+"""Running servers, from messages."""
+
+from __future__ import annotations
+
+from loradock.client._names import part_after
+from loradock.client._values import server as values
+from loradock.client._wire.registry import base_digests_of
+from loradock.client._wire.scalars import enum_of, time_of
+from loradock.v1 import server_service_pb2 as wire
+
+
+def residency_of(message: wire.Residency) -> values.Residency:
+    """Read one version's place on a server."""
+    return values.Residency(
+        version_digest=message.version_digest,
+        state=enum_of(
+            values.ResidencyState, wire.ResidencyState, message.state, "RESIDENCY_STATE_"
+        ),
+        size_bytes=message.size_bytes,
+        num_leases=message.num_leases,
+        reason=message.reason,
+    )
+
+
+def live_alias_of(message: wire.LiveAlias) -> values.LiveAlias:
+    """Read what a server answers an alias with."""
+    return values.LiveAlias(
+        adapter=part_after(message.name, "adapters"),
+        alias=part_after(message.name, "aliases"),
+        live_digest=message.live_digest,
+        desired_digest=message.desired_digest,
+        generation=message.generation,
+        overridden=message.overridden,
+        reason=message.reason,
+    )
+
+
+def server_of(message: wire.Server) -> values.Server:
+    """Read a heartbeat."""
+    return values.Server(
+        server_id=message.server_id,
+        address=message.address,
+        base_model=message.base_model,
+        base_digests=base_digests_of(message.base_digests),
+        sequence=message.sequence,
+        residencies=tuple(residency_of(residency) for residency in message.residencies),
+        divergences=tuple(message.divergences),
+        started_at=time_of(message, "started_at"),
+        seen_at=time_of(message, "seen_at"),
+    )
+
+
+def server_status_of(message: wire.GetServerResponse) -> values.ServerStatus:
+    """Read the server that answers."""
+    limits = message.limits
+    return values.ServerStatus(
+        server=server_of(message.server),
+        release=message.release,
+        engine_profile=message.engine_profile,
+        limits=values.ServerLimits(
+            max_message_bytes=limits.max_message_bytes,
+            max_chunk_bytes=limits.max_chunk_bytes,
+            max_blob_bytes=limits.max_blob_bytes,
+            context_length_tokens=limits.context_length_tokens,
+            max_running_rows=limits.max_running_rows,
+        ),
+        live_aliases=tuple(live_alias_of(alias) for alias in message.live_aliases),
+        num_running_rows=message.num_running_rows,
+        num_waiting_rows=message.num_waiting_rows,
+    )
