@@ -1,0 +1,1 @@
+"""The admin CLI, built on the SDK. `loradock.cli.main` puts it together."""

@@ -1,0 +1,155 @@
+"""What went wrong, as a person at a terminal is told: what, what next, and an exit code.
+
+Commands contain no `try`; every error comes here.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from loradock.cli.refusal import (
+    AUTH,
+    CONFLICT,
+    GENERIC,
+    INTEGRITY,
+    NOT_FOUND,
+    PRECONDITION,
+    UNAVAILABLE,
+    USAGE,
+    CommandError,
+)
+from loradock.client import (
+    Aborted,
+    AlreadyExists,
+    DataLoss,
+    DeadlineExceeded,
+    InvalidRequest,
+    LoradockError,
+    MessageTooLarge,
+    NotAdmitted,
+    NotFound,
+    PermissionDenied,
+    PreconditionFailed,
+    RequestIdReused,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
+
+# The first that fits, so the narrower come first.
+EXIT_CODES: tuple[tuple[type[LoradockError], int], ...] = (
+    (RequestIdReused, CONFLICT),
+    (InvalidRequest, USAGE),
+    (NotFound, NOT_FOUND),
+    (Unauthenticated, AUTH),
+    (PermissionDenied, AUTH),
+    (AlreadyExists, CONFLICT),
+    (Aborted, CONFLICT),
+    (PreconditionFailed, PRECONDITION),
+    (DataLoss, INTEGRITY),
+    (MessageTooLarge, GENERIC),
+    (ResourceExhausted, UNAVAILABLE),
+    (Unavailable, UNAVAILABLE),
+    (DeadlineExceeded, UNAVAILABLE),
+)
+
+_HINTS = {
+    "ALREADY_EXISTS": "choose another name, or look at what is there",
+    "STALE_GENERATION": "somebody moved it: see `loradock alias history`, and decide again",
+    "STALE_ETAG": "somebody changed it: read it again, and decide again",
+    "NOTHING_TO_ROLL_BACK": "see `loradock alias history`; move it with `loradock alias set`",
+    "VERSION_YANKED": "choose another version, or take it back with `loradock adapter unyank`",
+    "STILL_REFERENCED": "move or delete what refers to it first: `loradock alias list`",
+    "BASE_MODEL_MISMATCH": "see `loradock base list` for the bases that are known",
+    "UNAUTHENTICATED": "give a token: --token-file, or LORADOCK_TOKEN in the environment",
+    "PERMISSION_DENIED": "ask for the role, or use a token that has it",
+    "DEADLINE_EXCEEDED": "give it longer with --timeout",
+    "UNAVAILABLE": "is a server there? name it with --address, or start one: `loradock serve`",
+    "QUEUE_FULL": "the server is busy: try again in a moment",
+    "ADAPTER_MEMORY_FULL": "let one go with `loradock server unload`, or try again in a moment",
+    "ADAPTER_LOAD_FAILED": "`loradock server status` tells why",
+    "REQUEST_ID_REUSED": "leave the request id out",
+    "NOT_RESIDENT": "see `loradock server status` for what is resident",
+    "NO_ENGINE": "ask a server with the role inference: `loradock server list`",
+    "CATALOG_ANSWERS": "move it with `loradock alias set` or `loradock alias rollback`",
+}
+_HINTS_BY_KIND = {
+    "adapter": "see `loradock adapter list`",
+    "version": "see `loradock adapter show`",
+    "alias": "see `loradock alias list`",
+    "base": "see `loradock base list`",
+    "base model": "see `loradock base list`",
+}
+
+
+def exit_code_of(error: Exception) -> int:
+    """Give the exit code of an error."""
+    if isinstance(error, CommandError):
+        return error.exit_code
+    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), GENERIC)
+
+
+def report(error: Exception, as_json: bool) -> int | None:
+    """Tell an error on stderr and give its exit code; None if it is a fault of the CLI itself."""
+    if isinstance(error, ImportError):
+        error = _lacking(error)
+    if not isinstance(error, CommandError | LoradockError | OSError):
+        return None
+    lines = [_as_json(error)] if as_json else _as_text(error)
+    print(*lines, sep="\n", file=sys.stderr)
+    return exit_code_of(error)
+
+
+def _lacking(error: ImportError) -> Exception:
+    """Tell how to install what a command of the server's host needs."""
+    if (error.name or "").startswith(("loradock.cli", "loradock.client", "loradock.v1")):
+        return error
+    return CommandError(
+        f"this command needs the server, which is not installed here ({error})",
+        "install it: pip install 'loradock[server]'",
+        GENERIC,
+    )
+
+
+def _as_text(error: Exception) -> list[str]:
+    lines = [f"error: {_text(error)}"]
+    if isinstance(error, NotAdmitted) and len(error.problems) > 1:
+        lines = [f"error: {len(error.problems)} things are wrong with it"]
+        lines += [f"  {p.subject}: {p.message} [{p.code}]" for p in error.problems]
+    if hint := _hint(error):
+        lines.append(f"  {hint}")
+    if isinstance(error, LoradockError) and exit_code_of(error) == GENERIC and error.request_id:
+        lines.append(f"  the server's log has it under request id {error.request_id}")
+    return lines
+
+
+def _text(error: Exception) -> str:
+    return error.message if isinstance(error, LoradockError) else str(error)
+
+
+def _hint(error: Exception) -> str:
+    if isinstance(error, CommandError):
+        return error.hint
+    if not isinstance(error, LoradockError):
+        return ""
+    if error.reason == "NOT_FOUND":
+        return _HINTS_BY_KIND.get(error.metadata.get("kind", ""), "")
+    return _HINTS.get(error.reason, "")
+
+
+def _as_json(error: Exception) -> str:
+    told: dict[str, object] = {"message": _text(error), "exit_code": exit_code_of(error)}
+    if hint := _hint(error):
+        told["hint"] = hint
+    if isinstance(error, LoradockError):
+        told |= {
+            "reason": error.reason,
+            "metadata": dict(error.metadata),
+            "request_id": error.request_id,
+            "retry_after_s": error.retry_after_s,
+            "problems": [
+                {"subject": p.subject, "code": p.code, "message": p.message} for p in error.problems
+            ],
+        }
+    return json.dumps({"error": told}, ensure_ascii=False)

@@ -1,0 +1,51 @@
+"""What is written on a command line: an alias, a version, a metric filter."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Literal
+
+from loradock.cli.refusal import CommandError
+
+if TYPE_CHECKING:
+    from loradock.client import MetricFilter
+
+
+def split_alias(text: str) -> tuple[str, str]:
+    """Take `support-triage:production` apart."""
+    adapter, colon, alias = text.partition(":")
+    if not adapter or not alias:
+        raise CommandError(f"{text!r} names no alias", "write it as support-triage:production")
+    return adapter, alias
+
+
+def split_version(text: str) -> tuple[str, int]:
+    """Take `support-triage@2` apart."""
+    adapter, at, number = text.partition("@")
+    if not adapter or not number.isdecimal():
+        raise CommandError(f"{text!r} names no version", "write it as support-triage@2")
+    return adapter, int(number)
+
+
+def version_number(text: str) -> int:
+    """Read `2` or `@2`."""
+    number = text.removeprefix("@")
+    if not number.isdecimal():
+        raise CommandError(f"{text!r} is no version number", "write it as 2")
+    return int(number)
+
+
+def metric_filter(text: str | None) -> MetricFilter | None:
+    """Read `heldout:accuracy>=0.9`."""
+    from loradock.client import MetricFilter
+
+    if text is None:
+        return None
+    found = re.fullmatch(r"([^:]+):([^<>=]+)(>=|<=)(-?\d+(?:\.\d+)?)", text)
+    if not found:
+        raise CommandError(
+            f"{text!r} is no metric filter", "write it as SUITE:METRIC>=0.9 or SUITE:METRIC<=0.1"
+        )
+    suite, metric, sign, value = found.groups()
+    comparison: Literal["at_least", "at_most"] = "at_least" if sign == ">=" else "at_most"
+    return MetricFilter(suite, metric, comparison, float(value))

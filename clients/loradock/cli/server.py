@@ -1,0 +1,201 @@
+"""`loradock server`: running servers, and what they have resident."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loradock.cli.command import DryRunOption, JsonOption, LimitOption, command, noun
+from loradock.cli.names import split_alias
+from loradock.cli.output import note, print_json, short_digest, show_record, show_table, size_text
+from loradock.cli.refusal import NOT_FOUND, CommandError
+from loradock.cli.session import connect
+
+if TYPE_CHECKING:
+    from loradock.client import Client, LiveAlias, Residency, ServerStatus
+
+app = noun("server", "See running servers, and what they have resident.")
+
+RESIDENCY_COLUMNS = {
+    "version": lambda r: short_digest(r.version_digest),
+    "state": lambda r: r.state,
+    "size": lambda r: size_text(r.size_bytes),
+    "leases": lambda r: r.num_leases,
+    "reason": lambda r: r.reason,
+}
+LIVE_COLUMNS = {
+    "alias": lambda a: f"{a.adapter}:{a.alias}",
+    "live": lambda a: short_digest(a.live_digest),
+    "desired": lambda a: short_digest(a.desired_digest),
+    "generation": lambda a: a.generation,
+    "overridden": lambda a: "yes" if a.overridden else "",
+    "reason": lambda a: a.reason,
+}
+
+
+@command(app, "status", "server status", gives="`ServerStatus`")
+def status(context: typer.Context, as_json: JsonOption = False) -> None:
+    """Describe the server that answers."""
+    with connect(context) as client:
+        found = client.server.status()
+    if as_json:
+        print_json(found)
+        return
+    show_record(found, _status_fields(found), as_json)
+    if found.live_aliases:
+        print()
+        show_table(found.live_aliases, LIVE_COLUMNS, as_json)
+    if found.server.residencies:
+        print()
+        show_table(found.server.residencies, RESIDENCY_COLUMNS, as_json)
+
+
+def _status_fields(found: ServerStatus) -> dict[str, object]:
+    server, limits = found.server, found.limits
+    return {
+        "server": server.server_id,
+        "address": server.address,
+        "release": found.release,
+        "base": server.base_model.removeprefix("baseModels/"),
+        "engine": found.engine_profile,
+        "context": f"{limits.context_length_tokens} tokens",
+        "rows": f"{found.num_running_rows} of {limits.max_running_rows} running, "
+        f"{found.num_waiting_rows} waiting",
+        "sequence": server.sequence,
+        "divergences": server.divergences or "none",
+        "started": server.started_at,
+    }
+
+
+@command(app, "list", "server list", gives="a list of `Server`")
+def list_(context: typer.Context, limit: LimitOption = None, as_json: JsonOption = False) -> None:
+    """List the servers that the catalog has heard of lately."""
+    with connect(context) as client:
+        show_table(
+            islice(client.server.list(), limit),
+            {
+                "server": lambda s: s.server_id,
+                "address": lambda s: s.address,
+                "base": lambda s: s.base_model.removeprefix("baseModels/"),
+                "sequence": lambda s: s.sequence,
+                "resident": lambda s: len(s.residencies),
+                "divergences": lambda s: s.divergences or "none",
+                "seen": lambda s: s.seen_at,
+            },
+            as_json,
+        )
+
+
+@command(app, "load", "server load support-triage:staging", gives="`Residency`")
+def load(
+    context: typer.Context,
+    reference: Annotated[str, typer.Argument(metavar="REFERENCE")],
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a version resident on the server that answers."""
+    with connect(context) as client:
+        if dry_run:
+            version = client.versions.resolve(reference).version
+            note(f"{version.reference} would be made resident")
+            _show_residency(_held(client, version.digest), as_json)
+        else:
+            _show_residency(client.server.load(reference), as_json)
+
+
+@command(app, "unload", "server unload support-triage@1", gives="`Residency`")
+def unload(
+    context: typer.Context,
+    reference: Annotated[str, typer.Argument(metavar="REFERENCE|DIGEST")],
+    drain: Annotated[
+        float, typer.Option("--drain", metavar="SECONDS", help="Wait for running requests.")
+    ] = 10.0,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a version go once its last request has ended. The next request brings it back."""
+    with connect(context) as client:
+        known = reference.startswith("sha256:")
+        digest = reference if known else client.versions.resolve(reference).version.digest
+        if dry_run:
+            note(f"{digest} would be let go")
+            _show_residency(_held(client, digest), as_json)
+        else:
+            _show_residency(client.server.unload(digest, drain_s=drain), as_json)
+
+
+def _held(client: Client, digest: str) -> Residency:
+    """Give a version's place on the server that answers, also if it has none."""
+    from loradock.client import Residency, ResidencyState
+
+    held = client.server.status().server.residencies
+    absent = Residency(digest, ResidencyState.UNSPECIFIED, 0, 0, "not resident here")
+    return next((r for r in held if r.version_digest == digest), absent)
+
+
+def _show_residency(residency: Residency, as_json: bool) -> None:
+    show_record(
+        residency,
+        {
+            "version": residency.version_digest,
+            "state": residency.state,
+            "size": size_text(residency.size_bytes),
+            "leases": residency.num_leases,
+            "reason": residency.reason,
+        },
+        as_json,
+    )
+
+
+@command(
+    app,
+    "override",
+    "server override support-triage:production --reason 'the catalog is down'",
+    gives="`LiveAlias`",
+)
+def override(
+    context: typer.Context,
+    alias: Annotated[str, typer.Argument(metavar="ADAPTER:ALIAS")],
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the record.")],
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="DIGEST", help="Else where a rollback would go.")
+    ] = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make this server answer an alias with another resident version, while the catalog is down.
+
+    It is audited, reported as divergent, and reconciled when the catalog is back.
+    """
+    adapter, name = split_alias(alias)
+    with connect(context) as client:
+        if dry_run:
+            note(f"{alias} would answer with {to or 'where a rollback would go'}")
+            _show_live(_live(client, adapter, name), as_json)
+            return
+        _show_live(client.server.override(adapter, name, to=to, reason=reason), as_json)
+
+
+def _live(client: Client, adapter: str, alias: str) -> LiveAlias:
+    """Give what the server that answers has for an alias."""
+    for live in client.server.status().live_aliases:
+        if (live.adapter, live.alias) == (adapter, alias):
+            return live
+    raise CommandError(f"this server does not follow {adapter}:{alias}", exit_code=NOT_FOUND)
+
+
+def _show_live(live: LiveAlias, as_json: bool) -> None:
+    show_record(
+        live,
+        {
+            "alias": f"{live.adapter}:{live.alias}",
+            "live": live.live_digest,
+            "desired": live.desired_digest,
+            "generation": live.generation,
+            "overridden": "yes" if live.overridden else "no",
+            "reason": live.reason,
+        },
+        as_json,
+    )

@@ -1,0 +1,261 @@
+"""Every command against the real server: what it does, its JSON, its exit codes."""
+
+import dataclasses
+import itertools
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from loradock import client as sdk
+from loradock.cli.main import run
+from loradock.cli.suite_run import SuiteResult
+
+ROOT = Path(__file__).parents[2]
+PROFILE = {
+    "template": "Sort: {{ content }}",
+    "labels": ["billing", "bug"],
+    "decoding": {"max_tokens": 6, "temperature": 0},
+}
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def loradock(real_server, capfd):
+    """Run a command; give what it put out, once it ended as expected."""
+
+    def run_one(*words, code=0):
+        capfd.readouterr()
+        ended = run(["--address", real_server.address, *map(str, words)])
+        captured = capfd.readouterr()
+        assert ended == code, captured.err
+        assert "Traceback" not in captured.err
+        assert "\x1b" not in captured.out + captured.err
+        return captured
+
+    return run_one
+
+
+@pytest.fixture
+def as_json(loradock):
+    def run_one(kind, *words, code=0):
+        told = json.loads(loradock(*words, "--json", code=code).out)
+        for value in told if isinstance(told, list) else [told]:
+            assert_has_fields(value, kind)
+        return told
+
+    return run_one
+
+
+def assert_has_fields(value, kind):
+    """Hold a JSON value against the documented type, all the way down."""
+    assert set(value) == {field.name for field in dataclasses.fields(kind)}
+    for field in dataclasses.fields(kind):
+        inner = re.search(r"[A-Z]\w+", str(field.type))
+        inner_kind = getattr(sdk, inner.group(), None) if inner else None
+        held = value[field.name]
+        if inner_kind is None or not dataclasses.is_dataclass(inner_kind) or held is None:
+            continue
+        items = held if isinstance(held, list) else [held]
+        items = list(held.values()) if "Mapping" in str(field.type) else items
+        for item in items:
+            assert_has_fields(item, inner_kind)
+
+
+@pytest.fixture
+def task(loradock, tiny):
+    """An adapter with two versions, the first in production."""
+    name = f"cli-{next(_numbers)}"
+    loradock("adapter", "push", name, tiny.folder("one", profile=PROFILE), "--base", "tiny-base")
+    loradock("adapter", "push", name, tiny.folder("two", rank=8), "--base", "tiny-base")
+    loradock("alias", "set", f"{name}:production", "1", "--reason", "first", "--wait", "10")
+    return name
+
+
+def test_push_tells_what_happened(loradock, as_json, task, tiny, tmp_path):
+    again = loradock("adapter", "push", task, tiny.folder("one"), "--base", "tiny-base")
+    assert f"has this content already, as {task}@1" in again.err
+    assert again.out.splitlines()[0].split() == ["version:", f"{task}@1"]
+    published = as_json(
+        sdk.Published,
+        *("adapter", "push", task, tiny.folder("three"), "--base", "tiny-base"),
+        *("--parent", f"{task}@1"),
+    )
+    assert published["created"] and published["version"]["number"] == 3
+    assert len(published["version"]["lineage"]["parents"]) == 1
+    dry = loradock("adapter", "push", "new", tiny.folder("one"), "--base", "tiny-base", "--dry-run")
+    assert "would be admitted" in dry.err
+    loradock("adapter", "show", "new", code=3)
+
+
+def test_push_lists_all_problems(loradock, tmp_path):
+    (tmp_path / "adapter_model.bin").write_bytes(b"")
+    told = loradock("adapter", "push", "x", tmp_path, "--base", "tiny-base", code=6)
+    for part in ("adapter_config.json", "adapter_model.safetensors", "PICKLE_REFUSED"):
+        assert part in told.err
+    loradock("adapter", "pull", "no-such-adapter", tmp_path, code=3)
+
+
+def test_push_for_an_unknown_base(loradock, tiny):
+    told = loradock("adapter", "push", "x", tiny.folder("one"), "--base", "nowhere", code=3)
+    assert "loradock base list" in told.err
+
+
+def test_pull(loradock, as_json, task, tmp_path):
+    assert "would fetch" in loradock("adapter", "pull", task, tmp_path / "in", "--dry-run").err
+    assert not (tmp_path / "in").exists()
+    as_json(sdk.Version, "adapter", "pull", task, tmp_path / "in")
+    assert (tmp_path / "in" / "version.json").exists()
+    loradock("adapter", "pull", f"{task}@2", tmp_path / "in", code=5)
+    loradock("adapter", "pull", f"{task}@2", tmp_path / "in", "--overwrite")
+
+
+def test_adapters(loradock, as_json, task):
+    loradock("adapter", "update", task, "--description", "sorts parcels", "--tag", f"t-{task}")
+    (found,) = as_json(sdk.Adapter, "adapter", "list", "--tag", f"t-{task}")
+    assert (found["name"], found["num_versions"]) == (task, 2)
+    assert task in loradock("adapter", "list").out
+    assert len(as_json(sdk.Adapter, "adapter", "list", "--limit", "1")) == 1
+    assert as_json(sdk.Version, "adapter", "search", "--base", "tiny-base")
+    as_json(sdk.Version, "adapter", "show", f"{task}:production")
+    shown = loradock("adapter", "show", task).out
+    assert f"{task}@2" in shown and "production → @1" in shown
+    told = json.loads(loradock("adapter", "show", task, "--json").out)
+    assert set(told) == {"adapter", "versions", "aliases"}
+    as_json(sdk.Adapter, "adapter", "create", f"{task}-new", "--owner", "me")
+    loradock("adapter", "create", f"{task}-new", "--owner", "you", code=5)
+    loradock("adapter", "delete", f"{task}-new", code=2)
+    loradock("adapter", "delete", f"{task}-new", "--yes")
+
+
+def test_yank_and_delete(loradock, as_json, task):
+    loradock("adapter", "yank", f"{task}@2", "--reason", "r", "--dry-run")
+    assert as_json(sdk.Version, "adapter", "show", f"{task}@2")["state"] == "ready"
+    yanked = as_json(sdk.Version, "adapter", "yank", f"{task}@2", "--reason", "leaks")
+    assert (yanked["state"], yanked["state_reason"]) == ("yanked", "leaks")
+    told = loradock("generate", "--adapter", f"{task}@2", "hi", code=6)
+    assert "unyank" in told.err
+    as_json(sdk.Version, "adapter", "unyank", f"{task}@2", "--reason", "no")
+    assert "would be" in loradock("adapter", "delete", f"{task}@2", "--dry-run").err
+    told = loradock("adapter", "delete", f"{task}@1", "--yes", code=6)
+    assert "production" in told.err
+    assert json.loads(loradock("adapter", "delete", f"{task}@2", "--yes", "--json").out)["deleted"]
+
+
+def test_aliases(loradock, as_json, task):
+    alias = f"{task}:production"
+    dry = as_json(sdk.AliasChange, "alias", "set", alias, "2", "--dry-run")
+    assert dry["alias"]["version_number"] == 2
+    assert as_json(sdk.Alias, "alias", "show", alias)["version_number"] == 1
+    moved = as_json(sdk.AliasChange, "alias", "set", alias, "@2", "--wait", "10")
+    assert moved["following"]["num_following"] == moved["following"]["num_servers"] >= 1
+    loradock("alias", "set", alias, "1", "--etag", "1", code=5)
+    as_json(sdk.AliasChange, "alias", "rollback", alias, "--dry-run")
+    back = loradock("alias", "rollback", alias, "--reason", "worse", "--wait", "10")
+    assert f"{task}@1" in back.out and "live servers follow" in back.err
+    history = as_json(sdk.AliasMove, "alias", "history", alias)
+    assert [move["kind"] for move in history] == ["rollback", "set", "set"]
+    assert "worse" in loradock("alias", "history", alias).out
+    then = history[1]["moved_at"][:19]
+    as_json(sdk.AliasMove, "alias", "history", alias, "--at", then)
+    loradock("alias", "rollback", alias, code=6)
+    as_json(sdk.Alias, "alias", "list", task)
+    loradock("alias", "delete", alias, "--dry-run")
+    loradock("alias", "delete", alias, "--yes")
+    loradock("alias", "show", alias, code=3)
+
+
+def test_ask(loradock, as_json, task, real_server, monkeypatch, tmp_path):
+    text = loradock("generate", "--adapter", task, "hi").out
+    answer = as_json(sdk.Generation, "generate", "--adapter", task, "hi")
+    assert text == answer["text"] + "\n"
+    assert answer["answerer"]["version_number"] == 1
+    as_json(sdk.Generation, "generate", "--base", "hi", "--max-tokens", "3", "--seed", "1")
+    classified = as_json(sdk.Classification, "classify", "--adapter", task, "hi")
+    assert classified["label"] in PROFILE["labels"]
+    assert loradock("classify", "--adapter", task, "hi").out.split()[2] == classified["label"]
+    scored = as_json(sdk.Scores, "score", "--base", "a", "b", "cc")
+    assert [score["num_tokens"] for score in scored["scores"]][0] >= 1
+    assert "'cc'" in loradock("score", "--base", "a", "b", "cc").out
+    loradock("generate", "--adapter", "no-such-adapter", "hi", code=3)
+    loradock("generate", "--base", "x" * 600, code=2)
+
+
+def suite(folder, **more):
+    rows = [{"input": f"row {n}", "expected": "billing"} for n in range(6)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"name": "tiny", "rows": "rows.jsonl", "scorer": "label"} | more
+    lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+    (folder / "suite.toml").write_text("\n".join(lines))
+    return folder / "suite.toml"
+
+
+def test_eval_run(loradock, as_json, task, tmp_path):
+    path = suite(tmp_path, mode="classify", labels=["billing", "bug"], name=f"s-{task}")
+    measured = as_json(sdk.Evaluation, "eval", "run", path, "--adapter", task)
+    assert (measured["adapter"], measured["version_number"]) == (task, 1)
+    (accuracy,) = measured["metrics"]
+    assert accuracy["num_items"] == 6 and accuracy["low"] <= accuracy["value"] <= accuracy["high"]
+    assert measured["cost"]["tokens"] > 0 and measured["harness"].startswith("loradock eval run")
+    bare = as_json(sdk.Evaluation, "eval", "run", path, "--base", "--limit", "2")
+    assert bare["adapter"] is None and bare["metrics"][0]["num_items"] == 2
+    assert bare["dataset_digest"] != measured["dataset_digest"]
+    dry = as_json(SuiteResult, "eval", "run", path, "--adapter", f"{task}@2", "--dry-run")
+    assert dry["answerer"]["version_number"] == 2
+    listed = as_json(sdk.Evaluation, "eval", "list", "--suite", f"s-{task}")
+    assert len(listed) == 2
+    shown = loradock("eval", "list", "--suite", f"s-{task}").out
+    assert f"{task}@1" in shown and "tiny-base (bare)" in shown
+
+
+def test_eval_run_generates(loradock, task, tmp_path):
+    path = suite(tmp_path, scorer="json", max_tokens=3, base_template="Sort: {{ content }}")
+    shown = loradock("eval", "run", path, "--base", "--dry-run").out
+    assert "object_accuracy" in shown and "field_accuracy" in shown
+
+
+def test_eval_add(loradock, as_json, task, tmp_path):
+    (tmp_path / "rows").write_text("rows")
+    words = ("eval", "add", f"{task}@1", "--suite", "mine", "--dataset", tmp_path / "rows")
+    metric = ("--metric", "accuracy=0.5,n=10,low=0.2,high=0.8")
+    as_json(sdk.Metric, *words, *metric, "--dry-run")
+    recorded = as_json(sdk.Evaluation, *words, *metric)
+    assert recorded["metrics"][0]["value"] == 0.5
+    filtered = loradock("adapter", "list", "--metric", "mine:accuracy>=0.4").out
+    assert task in filtered
+    assert task not in loradock("adapter", "list", "--metric", "mine:accuracy>=0.9").out
+
+
+def test_lineage(loradock, as_json, task, tiny):
+    child = tiny.folder(
+        "grown", lineage={"datasets": [{"name": "rows", "digest": "sha256:" + "c" * 64}]}
+    )
+    loradock("adapter", "push", task, child, "--base", "tiny-base", "--parent", f"{task}@1")
+    as_json(sdk.LineageGraph, "lineage", "show", f"{task}@3")
+    tree = loradock("lineage", "show", f"{task}@3").out
+    assert tree.splitlines()[0].startswith("version")
+    assert "└── " in tree and "dataset rows" in tree and "tiny-base" in tree
+    down = loradock("lineage", "show", "--dataset", "sha256:" + "c" * 64, "--down").out
+    assert f"{task}@3" in down
+
+
+def test_server(loradock, as_json, task):
+    as_json(sdk.ServerStatus, "server", "status")
+    assert "tiny-base" in loradock("server", "status").out
+    as_json(sdk.Server, "server", "list")
+    as_json(sdk.Residency, "server", "load", f"{task}@2", "--dry-run")
+    loaded = as_json(sdk.Residency, "server", "load", f"{task}@2")
+    assert loaded["state"] == "resident"
+    as_json(sdk.Residency, "server", "unload", f"{task}@2", "--dry-run")
+    as_json(sdk.Residency, "server", "unload", f"{task}@2")
+    as_json(sdk.LiveAlias, "server", "override", f"{task}:production", "--reason", "r", "--dry-run")
+    loradock("server", "override", f"{task}:production", "--reason", "r", code=6)
+    loradock("server", "override", f"{task}:nowhere", "--reason", "r", "--dry-run", code=3)
+
+
+def test_bases(loradock, as_json):
+    as_json(sdk.BaseModel, "base", "show", "tiny-base")
+    assert "tiny-base" in loradock("base", "list").out
+    assert as_json(sdk.BaseModel, "base", "list")[0]["modules"] == {}
+    loradock("base", "show", "nowhere", code=3)

@@ -1,0 +1,158 @@
+"""Errors at a terminal: what is wrong, what to do next, and the exit code."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import loradock.client
+from loradock.cli import refusal
+from loradock.cli.errors import exit_code_of, report
+from loradock.cli.main import run
+from loradock.cli.refusal import CommandError
+from loradock.client import (
+    LoradockError,
+    NotAdmitted,
+    NotFound,
+    Problem,
+    ServerError,
+    StaleAlias,
+    Unavailable,
+)
+
+ROOT = Path(__file__).parents[2]
+CODES = {
+    "LoradockError": 1,
+    "InvalidRequest": 2,
+    "PromptTooLong": 2,
+    "RequestIdReused": 5,
+    "NotFound": 3,
+    "AlreadyExists": 5,
+    "Aborted": 5,
+    "StaleAlias": 5,
+    "PreconditionFailed": 6,
+    "NotAdmitted": 6,
+    "BaseModelMismatch": 6,
+    "VersionYanked": 6,
+    "StillReferenced": 6,
+    "Unauthenticated": 4,
+    "PermissionDenied": 4,
+    "ResourceExhausted": 8,
+    "MessageTooLarge": 1,
+    "Unavailable": 8,
+    "AdapterLoadFailed": 8,
+    "DeadlineExceeded": 8,
+    "Cancelled": 1,
+    "DataLoss": 7,
+    "ClientClosed": 1,
+    "ServerError": 1,
+}
+
+
+def errors_of_the_sdk():
+    return {
+        name
+        for name in loradock.client.__all__
+        if isinstance(kind := getattr(loradock.client, name), type)
+        and issubclass(kind, LoradockError)
+    }
+
+
+@pytest.mark.contract("C5")
+@pytest.mark.parametrize("name", sorted(errors_of_the_sdk()))
+def test_c5_every_error_has_its_exit_code(name):
+    assert exit_code_of(getattr(loradock.client, name)("why")) == CODES[name]
+
+
+@pytest.mark.contract("C5")
+def test_c5_exit_codes_are_documented():
+    page = (ROOT / "docs/cli.md").read_text()
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}
+    assert documented == {0, *set(CODES.values()), refusal.INTERRUPTED}
+
+
+def told(capsys, error, as_json=False):
+    code = report(error, as_json)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return code, captured.err
+
+
+def test_what_is_wrong_and_what_next(capsys):
+    error = NotFound("no adapter 'x'", reason="NOT_FOUND", metadata={"kind": "adapter"})
+    assert told(capsys, error) == (3, "error: no adapter 'x'\n  see `loradock adapter list`\n")
+    stale = StaleAlias("generation 3, not 2", reason="STALE_GENERATION")
+    assert "alias history" in told(capsys, stale)[1]
+    assert "--address" in told(capsys, Unavailable("nobody", reason="UNAVAILABLE"))[1]
+
+
+def test_all_problems_are_listed(capsys):
+    problems = [Problem("a.b", "NO_MODULE", "maps to no module"), Problem("c", "NAN", "not finite")]
+    error = NotAdmitted("not admitted: …", reason="NOT_ADMITTED", problems=problems)
+    code, text = told(capsys, error)
+    assert code == 6
+    assert "a.b: maps to no module [NO_MODULE]" in text
+    assert "c: not finite [NAN]" in text
+
+
+def test_a_fault_of_the_server_names_the_request(capsys):
+    error = ServerError("internal error", reason="INTERNAL", request_id="r-7")
+    assert "r-7" in told(capsys, error)[1]
+
+
+def test_errors_in_json(capsys):
+    error = NotFound("no", reason="NOT_FOUND", metadata={"kind": "alias"}, request_id="r")
+    code, text = told(capsys, error, as_json=True)
+    assert json.loads(text)["error"] == {
+        "message": "no",
+        "exit_code": code,
+        "hint": "see `loradock alias list`",
+        "reason": "NOT_FOUND",
+        "metadata": {"kind": "alias"},
+        "request_id": "r",
+        "retry_after_s": None,
+        "problems": [],
+    }
+
+
+def test_faults_of_the_cli_are_not_hidden():
+    assert report(KeyError("x"), as_json=False) is None
+    assert report(ImportError("x", name="loradock.cli.nowhere"), as_json=False) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "text"),
+    [
+        ("--address 127.0.0.1:1 adapter list", 8, "--address"),
+        ("adapter list --nonsense", 2, "--nonsense"),
+        ("nonsense", 2, "nonsense"),
+        ("alias set support-triage 2", 2, "support-triage:production"),
+        ("alias set a:b two", 2, "version number"),
+        ("adapter yank support-triage --reason r", 2, "support-triage@2"),
+        ("generate hi", 2, "--adapter"),
+        ("generate hi --adapter a --base", 2, "--adapter"),
+        ("eval run nowhere.toml --base", 2, "nowhere.toml"),
+        ("eval add a@1 --suite s --dataset sha256:1 --metric accuracy", 2, "accuracy=0.61"),
+        ("adapter list --metric accuracy", 2, "SUITE:METRIC"),
+        ("--token-file nowhere adapter list", 2, "nowhere"),
+        ("lineage show", 2, "one start"),
+        ("adapter push a nowhere --base b", 6, "no such folder"),
+        ("--address 10.0.0.1:1 --token-file pyproject.toml adapter list", 2, "plain text"),
+    ],
+)
+def test_c5_exit_codes(capsys, monkeypatch, line, code, text):
+    monkeypatch.chdir(ROOT)
+    assert run(line.split()) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert text in captured.err
+
+
+def test_error_of_a_command_in_json(capsys):
+    assert run(["alias", "set", "a", "2", "--json"]) == 2
+    assert json.loads(capsys.readouterr().err)["error"]["exit_code"] == 2
+
+
+def test_command_error_is_usage_unless_said(capsys):
+    assert told(capsys, CommandError("no"))[0] == 2

@@ -1,0 +1,153 @@
+"""What a person sees: tables, bars and questions on a terminal, and nothing of that off it."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from loradock.cli.main import run
+from loradock.v1 import alias_service_pb2 as alias_wire
+from loradock.v1 import inference_service_pb2 as inference_wire
+from loradock.v1 import registry_service_pb2 as wire
+from loradock.v1 import resources_pb2
+
+LORADOCK = Path(sys.executable).parent / "loradock"
+ADAPTERS = wire.ListAdaptersResponse(
+    adapters=[
+        resources_pb2.Adapter(name=f"projects/default/adapters/{name}", description="d " * 60)
+        for name in ("support-triage", "order-extract")
+    ]
+)
+ALIAS = alias_wire.GetAliasResponse(
+    alias=resources_pb2.Alias(
+        name="projects/default/adapters/a/aliases/p", version_number=2, etag="5"
+    )
+)
+
+
+@pytest.fixture
+def terminal(scripted):
+    """Run a command on a terminal of its own; give what it showed and its exit code."""
+
+    def run_there(*words, typed="", **environment):
+        outer, inner = pty.openpty()
+        os.write(outer, typed.encode())
+        with subprocess.Popen(
+            [LORADOCK, "--address", scripted.address, *words],
+            stdin=inner,
+            stdout=inner,
+            stderr=inner,
+            env=os.environ | {"TERM": "xterm", "COLUMNS": "80"} | environment,
+        ) as process:
+            os.close(inner)
+            shown = _all_of(outer)
+            code = process.wait(timeout=30)
+        os.close(outer)
+        return shown, code
+
+    return run_there
+
+
+def _all_of(descriptor):
+    shown = b""
+    while True:
+        try:
+            piece = os.read(descriptor, 4096)
+        except OSError:  # the other end is closed
+            return shown.decode()
+        if not piece:
+            return shown.decode()
+        shown += piece
+
+
+def test_tables_on_a_terminal(terminal, scripted):
+    scripted.answer("ListAdapters", ADAPTERS)
+    shown, code = terminal("adapter", "list")
+    assert code == 0
+    assert "\x1b[1m" in shown  # a bold header
+    assert "support-triage" in shown
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert all(len(line) <= 80 for line in plain.splitlines())
+
+
+def test_no_color(terminal, scripted):
+    scripted.answer("ListAdapters", ADAPTERS)
+    shown, _ = terminal("adapter", "list", NO_COLOR="1")
+    assert "\x1b[3" not in shown
+
+
+@pytest.mark.contract("C5")
+def test_c5_plain_off_a_terminal(capfd, scripted):
+    scripted.answer("ListAdapters", ADAPTERS)
+    assert run(["--address", scripted.address, "adapter", "list"]) == 0
+    out = capfd.readouterr().out
+    assert "\x1b" not in out
+    assert out.splitlines()[1].startswith("support-triage")
+
+
+@pytest.mark.parametrize(("typed", "code", "deleted"), [("y\n", 0, 1), ("n\n", 1, 0)])
+def test_what_destroys_asks_on_a_terminal(terminal, scripted, typed, code, deleted):
+    scripted.answer("GetAlias", ALIAS)
+    shown, ended = terminal("alias", "delete", "a:p", typed=typed)
+    assert "Delete the alias a:p, which points to @2?" in shown
+    assert ended == code
+    assert len(scripted.received("DeleteAlias")) == deleted
+
+
+@pytest.mark.contract("C5")
+def test_c5_nothing_is_asked_off_a_terminal(capfd, scripted):
+    scripted.answer("GetAlias", ALIAS)
+    assert run(["--address", scripted.address, "alias", "delete", "a:p"]) == 2
+    assert "--yes" in capfd.readouterr().err
+    assert not scripted.received("DeleteAlias")
+    scripted.answer("GetAlias", ALIAS)
+    assert run(["--address", scripted.address, "alias", "delete", "a:p", "--yes"]) == 0
+    (call,) = scripted.received("DeleteAlias")
+    assert alias_wire.DeleteAliasRequest.FromString(call.requests[0]).etag == "5"
+
+
+def test_uploads_show_a_bar_on_a_terminal(terminal, scripted, tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"x" * 1000)
+    shown, code = terminal("adapter", "push", "a", str(tmp_path), "--base", "b")
+    assert code == 0
+    assert "adapter_model.safetensors" in shown and "1.0/1.0 kB" in shown
+
+
+def generating(started):
+    def answer(request, context):
+        head = inference_wire.StreamHead(answerer=inference_wire.Answerer(adapter="a"))
+        yield inference_wire.StreamGenerateResponse(head=head).SerializeToString()
+        word = inference_wire.StreamDelta(text="word ")
+        delta = inference_wire.StreamGenerateResponse(delta=word).SerializeToString()
+        yield delta
+        started.set()
+        while context.is_active():
+            yield delta
+
+    return answer
+
+
+@pytest.mark.contract("C5")
+def test_c5_interrupted_is_130(scripted):
+    scripted.answer("StreamGenerate", generating(scripted.ended))
+    command = [LORADOCK, "--address", scripted.address, "generate", "--adapter", "a", "hi"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert scripted.ended.wait(20)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert b"Traceback" not in told
+
+
+def test_a_closed_pipe_is_no_drama(scripted):
+    scripted.answer("StreamGenerate", generating(scripted.ended))
+    line = f"{LORADOCK} --address {scripted.address} generate --adapter a hi | head -c 10"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=30)
+    assert done.stdout == "word word "
+    assert "Traceback" not in done.stderr
