@@ -1,6 +1,6 @@
 """Run the full-size proofs and write what they showed to docs/proofs.md.
 
-A proof is a test marked `prove`; what it calls `record_property(name, value)` with becomes its figures.
+A proof is a test marked `prove`; its figures are what it calls `record_property(name, value)` with.
 """
 
 from __future__ import annotations
@@ -31,16 +31,18 @@ def main() -> int:
 
 def _page(report: ET.Element) -> str:
     rows = [_row(case) for case in report.iter("testcase")]
-    return "\n".join([
+    when = f"on {datetime.date.today()}, at commit {_commit()}, on {_machine()}"
+    lines = [
         "# Proofs at full size",
         "",
-        f"Written by `make prove` on {datetime.date.today()}, at commit {_commit()}, on {_machine()}.",
+        f"Written by `make prove` {when}.",
         "",
         "| promise | proof | seconds | figures |",
         "| --- | --- | --- | --- |",
         *sorted(rows),
         "",
-    ])
+    ]
+    return "\n".join(lines)
 
 
 def _row(case: ET.Element) -> str:
