@@ -1,10 +1,13 @@
-"""What every test gets: a clean environment, the contract's ids in reports, the base on demand."""
+"""What every test gets: a clean environment, the contract's ids, real parts on demand."""
 
 import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from real_server import RealServer, TinyAdapters, serving
 
 ROOT = Path(__file__).parent.parent
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -12,8 +15,17 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 sys.path.insert(0, str(ROOT / "examples"))
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test with the contract ids that its name begins with: `test_a1_a4_…`."""
+    marked = {mark.args[0] for mark in item.iter_markers("contract")}
+    named = re.match(r"test_((?:[acrsx]\d+_)*)", item.name)
+    for name in named[1].upper().split("_")[:-1] if named else ():
+        if name not in marked:
+            item.add_marker(pytest.mark.contract(name))
+
+
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch):
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the developer's shell reaches a test."""
     for name in list(os.environ):
         if name.startswith(("LORADOCK_", "AWS_")):
@@ -23,9 +35,9 @@ def clean_environment(monkeypatch):
 @pytest.fixture(autouse=True)
 def contract_property(request, record_property):
     """Write a test's contract ids into the report."""
-    ids = [str(mark.args[0]) for mark in request.node.iter_markers("contract") if mark.args]
+    ids = [str(mark.args[0]) for mark in request.node.iter_markers("contract")]
     if ids:
-        record_property("contract", " ".join(ids))
+        record_property("contract", " ".join(sorted(set(ids))))
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +46,16 @@ def smollm2_path() -> Path:
     from fetch_base import fetch_base
 
     return fetch_base()
+
+
+@pytest.fixture(scope="session")
+def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    """One server process, over a tiny random base, for all tests that call one."""
+    with serving(tmp_path_factory.mktemp("real")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tiny(real_server: RealServer) -> TinyAdapters:
+    """Adapters of the real server's base, by name."""
+    return TinyAdapters(real_server)

@@ -1,33 +1,3 @@
-"""Servers to call: one that a test scripts, and the real one over a tiny random base."""
+"""Servers to call: one that a test scripts, beside the real one."""
 
-import importlib
-
-import pytest
-
-# Not by `import`: to mypy these are `tests.client.…`, to pytest `client.…`.
-scripted_server = importlib.import_module("client.scripted_server").scripted_server
-real = importlib.import_module("client.real_server")
-
-
-@pytest.fixture
-def scripted():
-    with scripted_server() as server:
-        yield server
-
-
-@pytest.fixture
-def scripted_with():
-    """Give the context manager itself: a scripted server with credentials of the test's own."""
-    return scripted_server
-
-
-@pytest.fixture(scope="session")
-def real_server(tmp_path_factory):
-    with real.real_server(tmp_path_factory.mktemp("real")) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def tiny(real_server):
-    """Adapters of the real server's base, by name."""
-    return real.TinyAdapters(real_server)
+from scripted_server import scripted  # noqa: F401 - a fixture

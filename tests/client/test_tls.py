@@ -8,6 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from scripted_server import scripted_server
 
 from loradock.client import TLS, Client, Unavailable
 
@@ -38,27 +39,27 @@ def certificate(name, address=None):
     return private, made.public_bytes(serialization.Encoding.PEM)
 
 
-def test_known_server(scripted_with):
+def test_known_server():
     key, chain = certificate("loradock.test", "127.0.0.1")
-    with scripted_with(grpc.ssl_server_credentials([(key, chain)])) as server:
+    with scripted_server(grpc.ssl_server_credentials([(key, chain)])) as server:
         with Client(server.address, tls=TLS(chain), token="secret") as client:
             client.adapters.get("a")
         assert server.calls[0].metadata["authorization"] == "Bearer secret"
 
 
-def test_server_of_another_name(scripted_with):
+def test_server_of_another_name():
     key, chain = certificate("loradock.test")
-    with scripted_with(grpc.ssl_server_credentials([(key, chain)])) as server:
+    with scripted_server(grpc.ssl_server_credentials([(key, chain)])) as server:
         with Client(server.address, tls=TLS(chain)) as client, pytest.raises(Unavailable):
             client.adapters.get("a")
         with Client(server.address, tls=TLS(chain, server_name="loradock.test")) as client:
             client.adapters.get("a")
 
 
-def test_unknown_server_gets_no_token(scripted_with):
+def test_unknown_server_gets_no_token():
     key, chain = certificate("loradock.test", "127.0.0.1")
     _, other = certificate("loradock.test", "127.0.0.1")
-    with scripted_with(grpc.ssl_server_credentials([(key, chain)])) as server:
+    with scripted_server(grpc.ssl_server_credentials([(key, chain)])) as server:
         for tls in (TLS(other), True):
             with (
                 Client(server.address, tls=tls, token="secret") as client,
@@ -68,11 +69,11 @@ def test_unknown_server_gets_no_token(scripted_with):
         assert not server.calls
 
 
-def test_both_prove_who_they_are(scripted_with):
+def test_both_prove_who_they_are():
     key, chain = certificate("loradock.test", "127.0.0.1")
     mine, my_chain = certificate("me")
     credentials = grpc.ssl_server_credentials([(key, chain)], my_chain, require_client_auth=True)
-    with scripted_with(credentials) as server:
+    with scripted_server(credentials) as server:
         with Client(server.address, tls=TLS(chain)) as client, pytest.raises(Unavailable):
             client.adapters.get("a")
         with Client(server.address, tls=TLS(chain, mine, my_chain)) as client:

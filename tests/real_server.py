@@ -31,7 +31,7 @@ class RealServer:
 
 
 @contextmanager
-def real_server(folder: Path) -> Iterator[RealServer]:
+def serving(folder: Path) -> Iterator[RealServer]:
     """Start a server, wait until it is ready, stop it by SIGTERM."""
     model = make_base(folder / "model")
     ready, log = folder / "ready.json", folder / "serve.log"

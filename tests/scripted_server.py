@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+import pytest
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
@@ -143,3 +144,10 @@ def scripted_server(
         yield scripted
     finally:
         server.stop(0).wait()
+
+
+@pytest.fixture
+def scripted() -> Iterator[ScriptedServer]:
+    """A server to script, over plain text."""
+    with scripted_server() as server:
+        yield server
