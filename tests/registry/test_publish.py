@@ -335,6 +335,39 @@ def test_parents_are_of_the_project(tiny):
     assert [problem.code for problem in caught.value.problems] == ["PARENT_UNKNOWN"]
 
 
+def test_a_parent_is_not_deleted_while_its_child_is_born(tiny):
+    """Of a publish and the deletion of its parent, in another adapter, one comes to nothing."""
+    parents = [tiny.version("elder", seed=seed) for seed in range(12)]
+    deltas = [tiny.delta(seed) for seed in range(100, 112)]
+
+    def give_birth(parent, delta):
+        try:
+            return tiny.version(delta=delta, lineage=Lineage(parents=(parent.digest,)))
+        except NotAdmitted:
+            return None
+
+    def delete(parent):
+        try:
+            tiny.registry.versions.delete("acme", "elder", parent.number, by="bob")
+        except StillReferenced:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        for parent, delta in zip(parents, deltas, strict=True):
+            birth = pool.submit(give_birth, parent, delta)
+            assert pool.submit(delete, parent).result() is (birth.result() is None)
+
+
+def test_the_same_content_is_not_admitted_twice(tiny, tmp_path):
+    """A push again asks for no bytes: not of the caller, and not of the store."""
+    delta = tiny.delta()
+    first = tiny.publish(delta=delta)
+    name = delta.weights.digest.removeprefix("sha256:")
+    (tmp_path / "blobs" / "blobs" / "sha256" / name[:2] / name).unlink()
+    assert tiny.publish(delta=delta, request_id="r-1").version == first.version
+
+
 def test_resolve_each_form_of_a_reference(tiny):
     version = tiny.version()
     reader = tiny.registry.reader

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -16,6 +17,7 @@ from loradock.registry.catalog.publishing import (
     Candidate,
     find_twin,
     find_unknown_parents,
+    parent_problems,
     publish,
 )
 from loradock.registry.catalog.requests import Request
@@ -84,11 +86,14 @@ class Versions(VersionTable):
         digest = digest_bytes(content)
         payload = {"do": "version.publish", "adapter": adapter, "digest": digest}
         request = Request(project, request_id, payload)
-        if not problems:
-            earlier = self._earlier(project, adapter, digest, request, validate_only)
-            if earlier is not None:
-                return earlier
-        modules = self._admit(project, known_base, manifest, problems)
+        twin, outcome = (None, None) if problems else self._twin(project, adapter, digest, request)
+        if twin is not None and (outcome is not None or validate_only or not request.id):
+            return Published(twin, created=bool(outcome and outcome["created"]))
+        modules = (
+            self._admit(project, known_base, manifest, problems)
+            if twin is None
+            else twin.modules  # of the same bytes for the same base: admitted before
+        )
         candidate = Candidate(
             project, adapter, digest, manifest, len(content), known_base, modules, by
         )
@@ -121,20 +126,14 @@ class Versions(VersionTable):
             if self._blobs.ref(project, ref.digest) != ref:
                 raise NotFound("blob", f"{ref.digest} of {ref.size_bytes} bytes")
 
-    def _earlier(
-        self, project: str, adapter: str, digest: str, request: Request, validate_only: bool
-    ) -> Published | None:
+    def _twin(
+        self, project: str, adapter: str, digest: str, request: Request
+    ) -> tuple[Version | None, dict[str, Any] | None]:
+        """Find the version of the same content, and what an earlier such request came to."""
         with self._database.read() as c:
             outcome = request.peek(c)
             row = find_twin(c, project, adapter, digest)
-            if row is None:
-                return None
-            version = self.read(c, row)
-        if outcome is not None:
-            return Published(version, bool(outcome["created"]))
-        if validate_only or not request.id:
-            return Published(version, created=False)
-        return None
+            return (None if row is None else self.read(c, row)), outcome
 
     def _admit(
         self, project: str, base: BaseModel, manifest: Manifest, problems: list[Problem]
@@ -142,10 +141,7 @@ class Versions(VersionTable):
         parents = manifest.lineage.parents
         with self._database.read() as c:
             unknown = find_unknown_parents(c, project, parents)
-        problems += [
-            Problem("lineage.parents", "PARENT_UNKNOWN", f"the project has no version {parent}")
-            for parent in unknown
-        ]
+        problems += parent_problems(unknown)
         admission = Admission(self._store.read, self._limits)
         return admission.admit(base, manifest.delta, problems)
 

@@ -16,7 +16,7 @@ from loradock.registry.catalog.requests import Request
 from loradock.registry.catalog.tables import adapters, versions
 from loradock.registry.catalog.types import now
 from loradock.registry.catalog.versions import all_versions, row_by_number
-from loradock.registry.errors import NotFound
+from loradock.registry.errors import NotAdmitted, NotFound, Problem
 from loradock.registry.manifest import Manifest, lineage_to_json, profile_to_json
 from loradock.registry.resources import BaseModel, BlobRef, LoraModule, VersionState
 
@@ -46,17 +46,29 @@ def find_twin(c: Connection, project: str, adapter: str, digest: str) -> AnyRow 
     ).one_or_none()
 
 
-def find_unknown_parents(c: Connection, project: str, parents: tuple[str, ...]) -> list[str]:
-    """Find which parents are no version of the project."""
-    known = set(
-        c.execute(
-            select(versions.c.digest)
-            .join(adapters, adapters.c.id == versions.c.adapter_id)
-            .where(adapters.c.project == project, versions.c.digest.in_(parents))
-            .where(versions.c.state != VersionState.DELETED.value)
-        ).scalars()
+def find_unknown_parents(
+    c: Connection, project: str, parents: tuple[str, ...], *, keep: bool = False
+) -> list[str]:
+    """Find which parents are no version of the project; `keep` holds off their deletion."""
+    query = (
+        select(versions.c.digest)
+        .join(adapters, adapters.c.id == versions.c.adapter_id)
+        .where(adapters.c.project == project, versions.c.digest.in_(parents))
+        .where(versions.c.state != VersionState.DELETED.value)
+        .order_by(versions.c.id)
     )
+    if keep:
+        query = query.with_for_update(read=True, of=versions)
+    known = set(c.execute(query).scalars())
     return [parent for parent in parents if parent not in known]
+
+
+def parent_problems(unknown: list[str]) -> list[Problem]:
+    """Say of each parent that it isn't known."""
+    return [
+        Problem("lineage.parents", "PARENT_UNKNOWN", f"the project has no version {parent}")
+        for parent in unknown
+    ]
 
 
 def publish(
@@ -79,6 +91,9 @@ def publish(
 
 def _insert(c: Connection, candidate: Candidate) -> AnyRow:
     project, adapter, digest = candidate.project, candidate.adapter, candidate.digest
+    parents = candidate.manifest.lineage.parents
+    if gone := find_unknown_parents(c, project, parents, keep=True):
+        raise NotAdmitted(parent_problems(gone))
     adapter_id, number = _next_number(c, project, adapter)
     values = {**_row(c, candidate), "adapter_id": adapter_id, "number": number}
     c.execute(insert(versions).values(values))

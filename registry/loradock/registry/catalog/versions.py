@@ -147,7 +147,7 @@ class VersionTable:
 
         def work(c: Connection) -> Version:
             lock_adapter(c, project, adapter)  # as aliases do, so that neither moves past the other
-            row = row_by_number(c, project, adapter, number)
+            row = row_by_number(c, project, adapter, number, lock=True)  # as children's births do
             if row.state != to.value:
                 _check_move(c, project, row, to)
                 _set_state(c, row, to, reason)
@@ -175,9 +175,13 @@ def all_versions(project: str) -> VersionQuery:
     )
 
 
-def row_by_number(c: Connection, project: str, adapter: str, number: int) -> AnyRow:
-    """Find a version's row in whatever state it is."""
+def row_by_number(
+    c: Connection, project: str, adapter: str, number: int, *, lock: bool = False
+) -> AnyRow:
+    """Find a version's row in whatever state it is; `lock` keeps others from changing it."""
     query = all_versions(project).where(adapters.c.name == adapter, versions.c.number == number)
+    if lock:
+        query = query.with_for_update(of=versions)
     row = c.execute(query).one_or_none()
     if row is None:
         raise NotFound("version", f"{adapter}@{number}")
