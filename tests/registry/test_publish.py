@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from sqlalchemy import text
 from tiny_evaluations import record
 from tiny_registry import TinyRegistry, digest, tiny_base
 
+from loradock.registry.catalog.tables import metadata
 from loradock.registry.errors import (
     AlreadyExists,
     Immutable,
@@ -215,6 +217,43 @@ def test_r3_the_database_refuses_to_rewrite_history(tiny):
     for statement in REWRITES:
         with pytest.raises(Immutable):
             _execute(tiny, statement)
+
+
+@pytest.mark.contract("R3")
+def test_r3_sqlite_refuses_to_replace_a_row(lite):
+    """`INSERT OR REPLACE` takes a row away without a DELETE that a trigger would see."""
+    version = lite.version(profile=PROFILE, lineage=LINEAGE)
+    lite.point(1)
+    record(lite, 1)
+    replaced = {
+        "versions": "max_rank",
+        "alias_moves": "reason",
+        "evaluations": "harness",
+        "evaluation_metrics": "value",
+        "audit_events": "subject",
+        "base_models": "description",
+        "lineage_nodes": "label",
+    }
+    for table, column in replaced.items():
+        before = _rows(lite, table)
+        columns = [c.name for c in metadata.tables[table].columns]
+        new = ", ".join("'9'" if name == column else name for name in columns)
+        statement = f"INSERT OR REPLACE INTO {table} SELECT {new} FROM {table}"
+        with suppress(Immutable):
+            _execute(lite, statement)
+        assert _rows(lite, table) == before, table
+    by_digest = f"INSERT OR REPLACE INTO versions SELECT 99, adapter_id, 9, {_AFTER_NUMBER}"
+    with pytest.raises(Immutable):
+        _execute(lite, by_digest + " FROM versions")
+    assert lite.registry.versions.get("acme", "triage", 1) == version
+
+
+_AFTER_NUMBER = ", ".join([c.name for c in metadata.tables["versions"].columns][3:])
+
+
+def _rows(tiny, table):
+    with tiny.registry.versions._database.read() as c:
+        return [tuple(row) for row in c.execute(text(f"SELECT * FROM {table}"))]
 
 
 def _execute(tiny, statement):

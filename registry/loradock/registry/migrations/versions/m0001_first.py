@@ -41,6 +41,19 @@ FROZEN = (
     "created_by",
     "created_at",
 )
+# What tells rows apart. SQLite's INSERT OR REPLACE takes the old row away without a DELETE.
+KEYS = {
+    "base_models": ("id", "name", "structural, weights, tokenizer"),
+    "versions": ("id", "adapter_id, number"),
+    "alias_moves": ("alias_id, generation",),
+    "evaluations": ("ordinal", "id"),
+    "evaluation_metrics": ("evaluation, name",),
+    "lineage_nodes": ("project, id",),
+    "lineage_edges": ("project, child, parent, kind",),
+    "audit_events": ("sequence",),
+}
+# What is recorded again and again; to come again is no attempt to change it.
+REPEATED = ("base_models", "lineage_nodes", "lineage_edges")
 MOVES = "('ready', 'yanked'), ('yanked', 'ready'), ('ready', 'deleted'), ('yanked', 'deleted')"
 
 
@@ -57,6 +70,9 @@ def upgrade() -> None:
     refuse("versions", "UPDATE", "a version", frozen, "frozen")
     moved = f"NEW.state <> OLD.state AND (OLD.state, NEW.state) NOT IN ({values()})"
     refuse("versions", "UPDATE", "a version in this state", moved, "state")
+    if sqlite():
+        for table, keys in KEYS.items():
+            keep_on_insert(table, keys)
 
 
 def downgrade() -> None:
@@ -104,6 +120,22 @@ def refuse(table: str, act: str, what: str, when: str = "", suffix: str = "") ->
         op.execute(
             f"CREATE TRIGGER {name}_truncate BEFORE TRUNCATE ON {table} EXECUTE FUNCTION {name}()"
         )
+
+
+def keep_on_insert(table: str, keys: tuple[str, ...]) -> None:
+    """Keep the row whose key an insert has, whatever the insert says is to be done then."""
+    same = [" AND ".join(f"{column} = NEW.{column}" for column in key.split(", ")) for key in keys]
+    if table == "versions":
+        same.append(
+            "adapter_id = NEW.adapter_id AND digest = NEW.digest "
+            "AND state <> 'deleted' AND NEW.state <> 'deleted'"
+        )
+    taken = " OR ".join(f"EXISTS (SELECT 1 FROM {table} WHERE {condition})" for condition in same)
+    refusal = f"ABORT, 'loradock:immutable a row of {table}'"
+    op.execute(
+        f"CREATE TRIGGER tr_{table}_insert BEFORE INSERT ON {table} FOR EACH ROW WHEN {taken} "
+        f"BEGIN SELECT RAISE({'IGNORE' if table in REPEATED else refusal}); END"
+    )
 
 
 def drop_triggers(table: str) -> None:
