@@ -59,3 +59,27 @@ def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer
 def tiny(real_server: RealServer) -> TinyAdapters:
     """Adapters of the real server's base, by name."""
     return TinyAdapters(real_server)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory) -> Path:
+    """A tiny random Llama with a tokenizer: see tiny_base.py."""
+    from tiny_base import make_tiny_base
+
+    return make_tiny_base(tmp_path_factory.mktemp("bases") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def other_tiny_base(tmp_path_factory) -> Path:
+    """The same but for its weights."""
+    from tiny_base import make_tiny_base
+
+    return make_tiny_base(tmp_path_factory.mktemp("bases") / "other", seed=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter(tiny_base, tmp_path_factory):
+    """Give the folder of an adapter: `tiny_adapter(seed, rank=4, targets=[…], …)`."""
+    from tiny_base import TinyAdapters
+
+    return TinyAdapters(tiny_base, tmp_path_factory.mktemp("adapters"))
