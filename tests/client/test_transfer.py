@@ -198,16 +198,19 @@ def test_pull_again_fetches_nothing(scripted, tmp_path):
     assert len(scripted.received("DownloadBlob")) == 2
 
 
-def test_pull_does_not_replace_other_files(scripted, tmp_path):
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"mine")
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "profile.json", "lineage.json"])
+def test_pull_does_not_replace_other_files(scripted, tmp_path, name):
+    (tmp_path / name).write_text('{"template": "mine"}')
     serve(scripted)
     with Client(scripted.address) as client:
-        with pytest.raises(AlreadyExists, match=r"adapter_model\.safetensors"):
+        with pytest.raises(AlreadyExists, match=name):
             client.versions.pull("triage", tmp_path)
-        assert (tmp_path / "adapter_model.safetensors").read_bytes() == b"mine"
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        assert (tmp_path / name).read_text() == '{"template": "mine"}'
         serve(scripted)
         client.versions.pull("triage", tmp_path, overwrite=True)
     assert (tmp_path / "adapter_model.safetensors").read_bytes() == WEIGHTS
+    assert json.loads((tmp_path / "profile.json").read_text())["template"] == "{{ content }} ->"
 
 
 @pytest.mark.parametrize(

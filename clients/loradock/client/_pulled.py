@@ -24,7 +24,9 @@ def files_to_fetch(folder: Path, version: Version, overwrite: bool) -> list[tupl
     folder.mkdir(parents=True, exist_ok=True)
     wanted = {folder / CONFIG_FILE: version.config, folder / WEIGHTS_FILE: version.weights}
     lacking = [(path, blob) for path, blob in wanted.items() if not _holds(path, blob)]
+    told = {folder / name: content for name, content in _told(version).items()}
     different = [path.name for path, _ in lacking if path.exists()]
+    different += [p.name for p, content in told.items() if p.exists() and not _tells(p, content)]
     if different and not overwrite:
         raise AlreadyExists(
             f"{folder} has another {' and '.join(different)}: pull into an empty folder, or "
@@ -42,10 +44,24 @@ def _holds(path: Path, blob: Blob) -> bool:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}" == blob.digest
 
 
+def _told(version: Version) -> dict[str, dict[str, Any]]:
+    return {
+        PROFILE_FILE: profile_json(version.profile),
+        LINEAGE_FILE: lineage_json(version.lineage),
+    }
+
+
+def _tells(path: Path, content: dict[str, Any]) -> bool:
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8")) == json.loads(_text(content)))
+    except ValueError:
+        return False
+
+
 def finish_pull(folder: Path, version: Version) -> None:
     """Write the profile, the lineage, and `version.json`, which tells what this is."""
-    _write_or_remove(folder / PROFILE_FILE, profile_json(version.profile))
-    _write_or_remove(folder / LINEAGE_FILE, lineage_json(version.lineage))
+    for name, content in _told(version).items():
+        _write_or_remove(folder / name, content)
     _write_or_remove(folder / VERSION_FILE, _version_json(version))
 
 
@@ -78,5 +94,9 @@ def _write_or_remove(path: Path, content: dict[str, Any]) -> None:
         path.unlink(missing_ok=True)
         return
     part = path.with_name(f".{path.name}.incomplete")
-    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.write_text(_text(content), encoding="utf-8")
     part.replace(path)
+
+
+def _text(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
