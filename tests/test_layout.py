@@ -53,6 +53,27 @@ def test_modules_have_docstrings():
     assert not bare
 
 
+UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+LOADERS = {"torch.load", "np.load", "numpy.load", "yaml.load", "pd.read_pickle"}
+
+
+@pytest.mark.contract("A1")
+def test_a1_no_code_path_unpickles():
+    found = []
+    for path in python_files():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = {alias.name.partition(".")[0] for alias in node.names} & UNPICKLERS
+            elif isinstance(node, ast.ImportFrom):
+                names = {(node.module or "").partition(".")[0]} & UNPICKLERS
+            elif isinstance(node, ast.Attribute):
+                names = {ast.unparse(node)} & LOADERS
+            else:
+                continue
+            found += [f"{path.relative_to(ROOT)}:{node.lineno} {name}" for name in names]
+    assert not found
+
+
 def test_generated_code_is_current(tmp_path):
     """Run `make proto` if this fails."""
     subprocess.run([ROOT / "scripts/generate_proto.sh", tmp_path], check=True, capture_output=True)

@@ -285,6 +285,16 @@ def test_yank_unyank_delete(client, live):
         client.versions.resolve(f"{live}@2")
 
 
+@pytest.mark.contract("R3")
+def test_r3_what_is_deleted_does_not_come_back(client, live):
+    client.versions.delete(live, 2)
+    for change in (client.versions.yank, client.versions.unyank):
+        with pytest.raises(PreconditionFailed) as raised:
+            change(live, 2, reason="again")
+        assert raised.value.reason == "VERSION_IMMUTABLE"
+    assert client.versions.get(live, 2).state is VersionState.DELETED
+
+
 def test_adapters(client, task):
     made = client.adapters.create(task, owner="me", description="about parcels", tags=["t1"])
     assert (made.name, made.project, made.owner, made.tags) == (task, "default", "me", ("t1",))
