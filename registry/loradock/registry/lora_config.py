@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,9 +12,11 @@ from loradock.registry.config_keys import key_problems
 from loradock.registry.errors import Problem
 from loradock.registry.limits import Limits
 from loradock.registry.patterns import Budget, PatternRefused, full_match, suffix_match
+from loradock.registry.strict_json import parse_json
 
 CONFIG = "adapter_config.json"
 ALL_LINEAR = "all-linear"
+_MAX_LAYERS_PATTERNS = 100  # each is tried on each module, without a budget
 _PLAIN_LAYERS = re.compile(r"[A-Za-z0-9_.]{1,100}")
 _SIMPLE = re.compile(r"[A-Za-z0-9_\-]{1,200}(\.[A-Za-z0-9_\-]{1,200}){0,30}")
 
@@ -126,26 +127,13 @@ def _parse(content: bytes, limits: Limits) -> dict[str, Any]:
         message = f"has {len(content)} bytes; the limit is {limits.max_config_bytes}"
         raise MalformedConfig([Problem(CONFIG, "CONFIG_TOO_LARGE", message)])
     try:
-        document = json.loads(
-            content.decode(), object_pairs_hook=_without_repeats, parse_constant=_no_constant
-        )
-    except (ValueError, RecursionError) as error:
+        document = parse_json(content)
+    except ValueError as error:
         message = f"is not JSON: {error!s:.200}"
         raise MalformedConfig([Problem(CONFIG, "CONFIG_MALFORMED", message)]) from None
     if not isinstance(document, dict):
         raise MalformedConfig([Problem(CONFIG, "CONFIG_MALFORMED", "is not a JSON object")])
     return document
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key is there twice")
-    return found
-
-
-def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is not JSON")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +172,7 @@ class _Fields:
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
             self._add(key, "is neither a pattern nor a list of names")
             return ()
-        if len(value) > self.limits.max_patterns:
-            self._add(key, f"has {len(value)} entries; the limit is {self.limits.max_patterns}")
-            return ()
-        return tuple(value)
+        return tuple(value) if self._is_short(key, value) else ()
 
     def layers(self) -> tuple[int, ...] | None:
         value = self.document.get("layers_to_transform")
@@ -197,7 +182,7 @@ class _Fields:
         if not isinstance(listed, list) or not all(type(i) is int and i >= 0 for i in listed):
             self._add("layers_to_transform", "is neither a layer's index nor a list of them")
             return None
-        return tuple(listed[: self.limits.max_patterns])
+        return tuple(listed) if self._is_short("layers_to_transform", listed) else None
 
     def layers_patterns(self) -> tuple[str, ...]:
         value = self.document.get("layers_pattern")
@@ -207,7 +192,8 @@ class _Fields:
         ):
             self._add("layers_pattern", "is neither a plain name nor a list of them")
             return ()
-        return tuple(name for name in listed if name)[:100]
+        named = tuple(name for name in listed if name)
+        return named if self._is_short("layers_pattern", named, _MAX_LAYERS_PATTERNS) else ()
 
     def patterns(self, key: str, read: Callable[[str, object], Any]) -> dict[str, Any]:
         value = self.document.get(key) or {}
@@ -218,6 +204,12 @@ class _Fields:
             self._pattern(key, pattern): read(f"{key}[{pattern!r:.100}]", number)
             for pattern, number in value.items()
         }
+
+    def _is_short(self, key: str, entries: Sequence[object], most: int | None = None) -> bool:
+        most = self.limits.max_patterns if most is None else most
+        if len(entries) > most:
+            self._add(key, f"has {len(entries)} entries; the limit is {most}")
+        return len(entries) <= most
 
     def _pattern(self, key: str, pattern: str) -> str:
         if len(pattern) > self.limits.max_pattern_chars:

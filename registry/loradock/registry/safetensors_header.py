@@ -6,7 +6,6 @@ without a hole.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from loradock.registry.errors import Problem
 from loradock.registry.limits import Limits
+from loradock.registry.strict_json import parse_json
 
 WEIGHTS = "adapter_model.safetensors"
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -96,25 +96,12 @@ def _refuse_pickle(start: bytes) -> None:
 
 def _parse(header: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(
-            header.decode(), object_pairs_hook=_without_repeats, parse_constant=_no_constant
-        )
-    except (ValueError, RecursionError) as error:
+        document = parse_json(header)
+    except ValueError as error:
         raise _malformed("HEADER_MALFORMED", f"its header is not JSON: {error!s:.200}") from None
     if not header.startswith(b"{") or not isinstance(document, dict):
         raise _malformed("HEADER_MALFORMED", "its header is not a JSON object")
     return document
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key is there twice")
-    return found
-
-
-def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is not JSON")
 
 
 def _check_metadata(metadata: object) -> None:
