@@ -5,6 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -328,6 +329,20 @@ def test_delete_names_what_refers_to_a_version(tiny):
     assert tiny.registry.fleet.list(seen_within_s=-5) == []
     tiny.registry.fleet.forget("server-1")
     tiny.registry.versions.delete("acme", "triage", 4, by="bob")
+
+
+def test_a_server_that_never_said_goodbye_is_forgotten(tiny):
+    def beat(server_id):
+        tiny.registry.fleet.beat(
+            Heartbeat(server_id, "", "tiny", tiny.base.digests, 0, (), (), datetime.now(UTC))
+        )
+
+    for server_id in ("old", "recent"):
+        beat(server_id)
+    _execute(tiny, "UPDATE heartbeats SET seen_at = 1 WHERE server_id = 'old'")
+    beat("new")
+    seen = tiny.registry.fleet.list(seen_within_s=1e9)
+    assert [found.server_id for found in seen] == ["new", "recent"]
 
 
 def test_request_id_gives_the_same_outcome_or_is_refused(tiny):

@@ -15,6 +15,7 @@ from loradock.registry.names import check_text
 from loradock.registry.resources import BaseDigests, Heartbeat, Residency
 
 LIVE_S = 30.0
+_KEPT_S = 86_400.0  # the word of a server that never said goodbye
 
 
 class Fleet:
@@ -32,6 +33,8 @@ class Fleet:
         def work(c: Connection) -> None:
             if c.execute(update(heartbeats).where(mine).values(values)).rowcount == 0:
                 c.execute(insert(heartbeats).values(values))
+                since = now() - timedelta(seconds=_KEPT_S)
+                c.execute(delete(heartbeats).where(heartbeats.c.seen_at < since))
 
         self._database.write(work, nudge=False)
 
