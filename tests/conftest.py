@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from real_server import RealServer, TinyAdapters, serving
+from real_server import RealServer, TinyAdapters, run_server
 
 ROOT = Path(__file__).parent.parent
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -51,7 +51,7 @@ def smollm2_path() -> Path:
 @pytest.fixture(scope="session")
 def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
     """One server process, over a tiny random base, for all tests that call one."""
-    with serving(tmp_path_factory.mktemp("real")) as server:
+    with run_server(tmp_path_factory.mktemp("real")) as server:
         yield server
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from processes import serving
+
 BASE = "tiny-base"
 HIDDEN = 64
 LORADOCK = Path(sys.executable).parent / "loradock"
-START_TIMEOUT_S = 60.0
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -31,29 +30,13 @@ class RealServer:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[RealServer]:
+def run_server(folder: Path) -> Iterator[RealServer]:
     """Start a server, wait until it is ready, stop it by SIGTERM."""
     model = make_base(folder / "model")
-    ready, log = folder / "ready.json", folder / "serve.log"
-    command: list[str | Path] = [
-        *(LORADOCK, "serve", "--model", model, "--model-name", BASE, "--dtype", "float32"),
-        *("--port", "0", "--data-dir", folder / "data", "--ready-file", ready),
-    ]
-    with log.open("wb") as output, subprocess.Popen(command, stderr=output) as process:
-        try:
-            yield RealServer(_address(process, ready, log), model, folder)
-        finally:
-            process.terminate()
-            process.wait(timeout=40)
-
-
-def _address(process: subprocess.Popen[bytes], ready: Path, log: Path) -> str:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        if ready.exists():
-            return str(json.loads(ready.read_text())["address"])
-        time.sleep(0.05)  # a condition of another process: there is nothing to wait on
-    raise RuntimeError(f"the server did not start:\n{log.read_text()[-4000:]}")
+    options = ("--model", model, "--model-name", BASE, "--dtype", "float32", "--port", "0")
+    command = (LORADOCK, "serve", *options, "--data-dir", folder / "data")
+    with serving(*command, says=r"^loradock is serving \S+ on (\S+)$") as address:
+        yield RealServer(address, model, folder)
 
 
 def make_base(folder: Path) -> Path:

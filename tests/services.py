@@ -2,11 +2,8 @@
 
 import itertools
 import os
-import re
-import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +11,11 @@ from pathlib import Path
 import boto3
 import psycopg
 import pytest
+from processes import serving
 
 _count = itertools.count()
 _BIN = Path(sys.executable).parent
+_ADDRESS = r"(http://127\.0\.0\.1:\d+)"
 _SECRET = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 
 
@@ -55,40 +54,10 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
         yield url
 
 
-@contextmanager
-def _serving(*command: str) -> Iterator[str]:
-    """Run an HTTP server; give the address that it says it listens on."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    output = process.stdout
-    assert output
-    said: list[str] = []
-    ready = threading.Event()
-
-    def listen() -> None:
-        for line in output:
-            found = re.search(r"http://127\.0\.0\.1:\d+", line)
-            if found and not ready.is_set():
-                said.append(found[0])
-                ready.set()
-        ready.set()
-
-    listener = threading.Thread(target=listen)
-    listener.start()
-    try:
-        ready.wait(60)
-        assert said, f"{command[0]} did not start"
-        yield said[0]
-    finally:
-        process.kill()
-        process.wait()
-        listener.join()
-        output.close()
-
-
 @pytest.fixture(scope="session")
 def moto_endpoint() -> Iterator[str]:
     """S3 as AWS does it: conditional writes, checksums."""
-    with _serving(str(_BIN / "moto_server"), "-H", "127.0.0.1", "-p", "0") as url:
+    with serving(_BIN / "moto_server", "-H", "127.0.0.1", "-p", "0", says=_ADDRESS) as url:
         yield url
 
 
@@ -98,7 +67,7 @@ def rclone_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("rclone")
     config = str(folder / "rclone.conf")
     serve = ("serve", "s3", "--auth-key", "key,secret", "--addr", "127.0.0.1:0", str(folder))
-    with _serving(str(_BIN / "rclone"), "--config", config, *serve) as url:
+    with serving(_BIN / "rclone", "--config", config, *serve, says=_ADDRESS) as url:
         yield url
 
 
