@@ -14,6 +14,7 @@ import torch
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import peft
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -97,6 +98,25 @@ def _silence(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Non
 
 def _is_plain(text: str) -> bool:
     return text.isascii() and text.isprintable()
+
+
+def edit_json(file: Path, **values: object) -> None:
+    """Change keys of a base's JSON file."""
+    file.write_text(json.dumps(json.loads(file.read_text()) | values, indent=1))
+
+
+def split_weights(folder: Path, num_files: int) -> None:
+    """Store a base's weights in several files, in no order."""
+    whole = folder / "model.safetensors"
+    tensors = load_file(whole)
+    whole.unlink()
+    names = sorted(tensors, key=lambda name: name[::-1])
+    files = {name: f"model-{at % num_files}.safetensors" for at, name in enumerate(names)}
+    for file in set(files.values()):
+        part = {name: tensors[name] for name in names if files[name] == file}
+        save_file(part, folder / file, {"format": "pt"})
+    index = {"metadata": {}, "weight_map": files}
+    (folder / f"{whole.name}.index.json").write_text(json.dumps(index))
 
 
 class TinyAdapters:

@@ -10,6 +10,7 @@ import torch
 from safetensors.numpy import load_file, save, save_file
 from safetensors.torch import load_file as load_torch
 from safetensors.torch import save_file as save_torch
+from tiny_base import edit_json, split_weights
 
 from loradock.engine.errors import BaseError
 from loradock.engine.fingerprint import fingerprint
@@ -38,21 +39,6 @@ def changed(one, other):
     return {part for part in PARTS if getattr(one, part) != getattr(other, part)}
 
 
-def edit_json(file, **values):
-    file.write_text(json.dumps(json.loads(file.read_text()) | values, indent=1))
-
-
-def split(folder, num_files):
-    """Store the weights in several files, in no order."""
-    tensors = load_file(folder / WEIGHTS)
-    (folder / WEIGHTS).unlink()
-    names = sorted(tensors, key=lambda name: name[::-1])
-    files = {name: f"model-{at % num_files}.safetensors" for at, name in enumerate(names)}
-    for file in set(files.values()):
-        save_file({name: tensors[name] for name in names if files[name] == file}, folder / file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
-
-
 def fixed_base(folder):
     """Write a base whose every byte is written here."""
     folder.mkdir()
@@ -76,7 +62,7 @@ def test_a2_digests_are_the_same_in_every_release(tmp_path):
 
 @pytest.mark.parametrize("num_files", [1, 3])
 def test_digests_do_not_depend_on_how_weights_are_split(tiny_base, copy, num_files):
-    split(copy, num_files)
+    split_weights(copy, num_files)
     assert digests(copy) == digests(tiny_base)
 
 

@@ -34,6 +34,8 @@ _RUN_AS = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
+# Never code out of a base's folder, and never a question about it on a terminal.
+_ONLY_THESE_FILES = {"local_files_only": True, "trust_remote_code": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def _run_as(dtype: str, base: StoredBase) -> torch.dtype:
 def _empty(base: StoredBase) -> PreTrainedModel:
     """Make the model without memory for its weights."""
     place, options = base.for_transformers
-    config = AutoConfig.from_pretrained(place, local_files_only=True, **options)
+    config = AutoConfig.from_pretrained(place, **_ONLY_THESE_FILES, **options)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     return cast(PreTrainedModel, model)
@@ -117,7 +119,12 @@ def _from_files(base: StoredBase, run_as: torch.dtype) -> tuple[PreTrainedModel,
     else:
         options["use_safetensors"] = True
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        place, dtype=run_as, local_files_only=True, output_loading_info=True, **options
+        place,
+        dtype=run_as,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
+        **_ONLY_THESE_FILES,
+        **options,
     )
     return cast(tuple[PreTrainedModel, Report], loaded)
 
@@ -126,7 +133,7 @@ def _made(base: StoredBase, make: Callable[[], T]) -> T:
     try:
         return make()
     except Exception as error:  # whatever transformers raises is about the files that it was given
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise BaseError(f"{base.path} can't be loaded: {reason}") from error
 
 
@@ -134,10 +141,18 @@ def _check_whole(base: StoredBase, report: Report) -> None:
     """Refuse a base of which transformers had to make up a part."""
     missing = sorted(map(str, report["missing_keys"]))
     if missing:
-        raise BaseError(f"{base.path} lacks weights of its config: {', '.join(missing[:3])} …")
+        raise BaseError(f"{base.path} lacks {_some(missing)}, which its config asks for")
+    misfits = sorted(map(str, report["mismatched_keys"]))  # name, stored shape, wanted shape
+    if misfits:
+        raise BaseError(f"{base.path} has other shapes than its config asks for: {_some(misfits)}")
     unused = sorted(map(str, report["unexpected_keys"]))
     if unused:
         log.warning("%s: %d tensors are not used, %s first", base.path, len(unused), unused[0])
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return names[0] + more
 
 
 @contextmanager

@@ -166,7 +166,7 @@ def _safetensors(file: Path) -> Iterator[StoredTensor]:
             shape = tuple(entry["shape"])
             yield StoredTensor(name, entry["dtype"], shape, file, 8 + length + start, end - start)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise BaseError(f"{file} is no whole safetensors file: {error!r}") from error
+        raise BaseError(f"{file} is no whole safetensors file: {_first_line(error)}") from error
 
 
 def _tokenizer_parts(folder: Path) -> dict[str, bytes]:
