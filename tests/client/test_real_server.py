@@ -269,30 +269,36 @@ def test_c3_the_same_mutation_twice_is_done_once(client, live):
         client.aliases.set(live, "production", 1, etag=alias.etag, request_id=f"{live}-move")
 
 
-def test_yank_unyank_delete(client, live):
+@pytest.fixture
+def spare(client, live, tiny):
+    """The number of a version that no server holds: its content is nobody else's."""
+    return client.versions.push(live, tiny.folder(live), base=BASE).version.number
+
+
+def test_yank_unyank_delete(client, live, spare):
     with pytest.raises(StillReferenced) as raised:
         client.versions.delete(live, 1)
     assert "production" in str(raised.value)
-    yanked = client.versions.yank(live, 2, reason="leaks")
+    yanked = client.versions.yank(live, spare, reason="leaks")
     assert (yanked.state, yanked.state_reason) == (VersionState.YANKED, "leaks")
     with pytest.raises(VersionYanked):
-        client.versions.resolve(f"{live}@2")
-    assert [v.number for v in client.versions.list(live)] == [1]
-    assert len(list(client.versions.list(live, include_yanked=True))) == 2
-    assert client.versions.unyank(live, 2, reason="it did not").state is VersionState.READY
-    client.versions.delete(live, 2)
+        client.versions.resolve(f"{live}@{spare}")
+    assert [v.number for v in client.versions.list(live)] == [2, 1]
+    assert len(list(client.versions.list(live, include_yanked=True))) == 3
+    assert client.versions.unyank(live, spare, reason="it did not").state is VersionState.READY
+    client.versions.delete(live, spare)
     with pytest.raises(LoradockError):
-        client.versions.resolve(f"{live}@2")
+        client.versions.resolve(f"{live}@{spare}")
 
 
 @pytest.mark.contract("R3")
-def test_r3_what_is_deleted_does_not_come_back(client, live):
-    client.versions.delete(live, 2)
+def test_r3_what_is_deleted_does_not_come_back(client, live, spare):
+    client.versions.delete(live, spare)
     for change in (client.versions.yank, client.versions.unyank):
         with pytest.raises(PreconditionFailed) as raised:
-            change(live, 2, reason="again")
+            change(live, spare, reason="again")
         assert raised.value.reason == "VERSION_IMMUTABLE"
-    assert client.versions.get(live, 2).state is VersionState.DELETED
+    assert client.versions.get(live, spare).state is VersionState.DELETED
 
 
 def test_adapters(client, task):
@@ -438,6 +444,7 @@ def test_server(client, live):
     loaded = client.server.load(f"{live}@2")
     assert loaded.state is ResidencyState.RESIDENT
     assert loaded.version_digest == client.versions.get(live, 2).digest
+    client.generate("hi", adapter=live, max_tokens=1)  # from then on the alias is followed
     held = client.server.status()
     assert loaded.version_digest in {r.version_digest for r in held.server.residencies}
     assert live in {alias.adapter for alias in held.live_aliases}

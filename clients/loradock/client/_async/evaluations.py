@@ -10,8 +10,10 @@ from loradock.client._names import base_name, parse_reference, project_name, ver
 from loradock.client._values.evaluation import Evaluation, Metric
 from loradock.client._wire.evaluation import evaluation_of, metric_message
 from loradock.v1 import evaluation_service_pb2 as wire
+from loradock.v1 import registry_service_pb2 as registry_wire
 from loradock.v1 import resources_pb2
 from loradock.v1.evaluation_service_pb2_grpc import EvaluationServiceStub
+from loradock.v1.registry_service_pb2_grpc import RegistryServiceStub
 
 
 class AsyncEvaluations:
@@ -20,6 +22,7 @@ class AsyncEvaluations:
     def __init__(self, calls: AsyncCalls) -> None:
         self._calls = calls
         self._stub = EvaluationServiceStub(calls.channel)
+        self._registry = RegistryServiceStub(calls.channel)
 
     async def record(
         self,
@@ -34,12 +37,16 @@ class AsyncEvaluations:
         engine_profile: str = "",
         request_id: str | None = None,
     ) -> Evaluation:
-        """Append a measurement of a `version` ("support-triage@2") or of a `base` alone."""
+        """Append a measurement of a `version` ("support-triage@2") or of a `base` alone.
+
+        A version is measured on the base that it was made for, unless `base` says otherwise.
+        """
         project, name = self._measured_version(version)
+        base = await self._base_of(name) if base is None and name else base or ""
         message = resources_pb2.Evaluation(
             suite=suite,
             dataset_digest=dataset_digest,
-            base_model="" if base is None else base_name(base),
+            base_model=base_name(base),
             version=name,
             metrics=[metric_message(metric) for metric in metrics],
             cost=cost or {},
@@ -51,6 +58,11 @@ class AsyncEvaluations:
             self._stub.RecordEvaluation, request, request_id=request_id
         )
         return evaluation_of(response.evaluation)
+
+    async def _base_of(self, name: str) -> str:
+        request = registry_wire.GetVersionRequest(name=name)
+        response = await self._calls.unary(self._registry.GetVersion, request)
+        return str(response.version.base_model)
 
     def _measured_version(self, version: str | None) -> tuple[str, str]:
         if version is None:
