@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -126,6 +127,7 @@ class TinyAdapters:
         self._base = LlamaForCausalLM.from_pretrained(base)
         self._folder = folder
         self._made: dict[str, Path] = {}
+        self._num_given = 0
 
     def __call__(
         self,
@@ -137,7 +139,7 @@ class TinyAdapters:
         strength: float = 0.15,
         **options: Any,
     ) -> Path:
-        """Give the folder of an adapter; `options` are more of `peft.LoraConfig`."""
+        """Give a folder of one's own; `options` are more of `peft.LoraConfig`."""
         config = peft.LoraConfig(
             r=rank,
             lora_alpha=alpha,  # type: ignore[arg-type]
@@ -151,7 +153,8 @@ class TinyAdapters:
             adapted = with_peft(copy.deepcopy(self._base), config)
             randomise(adapted, seed, strength)
             adapted.save_pretrained(str(self._made[what]), save_embedding_layers=False)
-        return self._made[what]
+        self._num_given += 1
+        return shutil.copytree(self._made[what], self._folder / "given" / str(self._num_given))
 
 
 def with_peft(model: PreTrainedModel, adapter: peft.LoraConfig | Path) -> peft.PeftModel:
