@@ -64,7 +64,7 @@ without it they say so. Any package can add commands by the entry-point group `l
 | scorer | `label` (first line, stripped, case aside), `exact` (stripped), `json` (parsed) |
 | mode | `generate` (greedy) or `classify`; `generate` unless named |
 | base_template | what the bare base is asked instead of the input, around `{{ content }}` |
-| labels | what the bare base chooses from in mode `classify`; a version has its own |
+| labels | what is chosen from in mode `classify`; without them, a version's own |
 | max_tokens | how long an answer may be |
 
 Recorded are `accuracy`, or for `json` `object_accuracy` (the whole object is right) and

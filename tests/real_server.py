@@ -83,18 +83,19 @@ class TinyAdapters:
     """PEFT folders for the base of a server, each with its own random weights."""
 
     server: RealServer
-    made: dict[str, Path] = field(default_factory=dict)
+    made: dict[tuple[str, ...], Path] = field(default_factory=dict)
 
     def folder(self, name: str, rank: int = 4, **files: object) -> Path:
         """Write an adapter once; `files` are JSON beside it, by name without suffix."""
-        if name in self.made:
-            return self.made[name]
-        folder = self.server.folder / "adapters" / name
+        key = (name, str(rank), json.dumps(files, sort_keys=True))
+        if key in self.made:
+            return self.made[key]
+        folder = self.server.folder / "adapters" / f"{len(self.made)}-{name}"
         folder.mkdir(parents=True)
         self._write(folder, rank)
         for file, content in files.items():
             (folder / f"{file}.json").write_text(json.dumps(content))
-        self.made[name] = folder
+        self.made[key] = folder
         return folder
 
     def _write(self, folder: Path, rank: int) -> None:

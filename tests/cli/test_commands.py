@@ -74,7 +74,9 @@ def task(loradock, tiny):
 
 
 def test_push_tells_what_happened(loradock, as_json, task, tiny, tmp_path):
-    again = loradock("adapter", "push", task, tiny.folder("one"), "--base", "tiny-base")
+    again = loradock(
+        "adapter", "push", task, tiny.folder("one", profile=PROFILE), "--base", "tiny-base"
+    )
     assert f"has this content already, as {task}@1" in again.err
     assert again.out.splitlines()[0].split() == ["version:", f"{task}@1"]
     published = as_json(
@@ -84,7 +86,15 @@ def test_push_tells_what_happened(loradock, as_json, task, tiny, tmp_path):
     )
     assert published["created"] and published["version"]["number"] == 3
     assert len(published["version"]["lineage"]["parents"]) == 1
-    dry = loradock("adapter", "push", "new", tiny.folder("one"), "--base", "tiny-base", "--dry-run")
+    dry = loradock(
+        "adapter",
+        "push",
+        "new",
+        tiny.folder("one", profile=PROFILE),
+        "--base",
+        "tiny-base",
+        "--dry-run",
+    )
     assert "would be admitted" in dry.err
     loradock("adapter", "show", "new", code=3)
 
@@ -98,7 +108,9 @@ def test_push_lists_all_problems(loradock, tmp_path):
 
 
 def test_push_for_an_unknown_base(loradock, tiny):
-    told = loradock("adapter", "push", "x", tiny.folder("one"), "--base", "nowhere", code=3)
+    told = loradock(
+        "adapter", "push", "x", tiny.folder("one", profile=PROFILE), "--base", "nowhere", code=3
+    )
     assert "loradock base list" in told.err
 
 
@@ -182,8 +194,8 @@ def test_ask(loradock, as_json, task, real_server, monkeypatch, tmp_path):
     loradock("generate", "--base", "x" * 600, code=2)
 
 
-def suite(folder, **more):
-    rows = [{"input": f"row {n}", "expected": "billing"} for n in range(6)]
+def suite(folder, expected="billing", **more):
+    rows = [{"input": f"row {n}", "expected": expected} for n in range(6)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = {"name": "tiny", "rows": "rows.jsonl", "scorer": "label"} | more
     lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
@@ -210,7 +222,8 @@ def test_eval_run(loradock, as_json, task, tmp_path):
 
 
 def test_eval_run_generates(loradock, task, tmp_path):
-    path = suite(tmp_path, scorer="json", max_tokens=3, base_template="Sort: {{ content }}")
+    wanted = {"label": "billing"}
+    path = suite(tmp_path, wanted, scorer="json", max_tokens=3, base_template="To {{ content }}")
     shown = loradock("eval", "run", path, "--base", "--dry-run").out
     assert "object_accuracy" in shown and "field_accuracy" in shown
 
@@ -249,6 +262,7 @@ def test_server(loradock, as_json, task):
     assert loaded["state"] == "resident"
     as_json(sdk.Residency, "server", "unload", f"{task}@2", "--dry-run")
     as_json(sdk.Residency, "server", "unload", f"{task}@2")
+    loradock("generate", "--adapter", task, "hi")  # from then on the alias is followed
     as_json(sdk.LiveAlias, "server", "override", f"{task}:production", "--reason", "r", "--dry-run")
     loradock("server", "override", f"{task}:production", "--reason", "r", code=6)
     loradock("server", "override", f"{task}:nowhere", "--reason", "r", "--dry-run", code=3)

@@ -62,11 +62,19 @@ def test_everything_wrong_is_told_at_once(folder):
     assert "no rows file" in str(raised.value)
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"input": "x"}', "3"])
+@pytest.mark.parametrize("line", ["{", "[]", '{"input": "x"}', "3", '{"input": 3, "expected": ""}'])
 def test_bad_rows_are_named(folder, line):
     (folder / "heldout.jsonl").write_text(f"{json.dumps(ROWS[0])}\n\n{line}\n")
     with pytest.raises(CommandError, match="line 3"):
         read_suite(folder / "suite.toml")
+
+
+def test_what_json_is_expected_is_read_once(folder):
+    (folder / "suite.toml").write_text('name = "s"\nscorer = "json"\n')
+    with pytest.raises(CommandError, match="line 1 is not .* with JSON expected; line 2"):
+        read_suite(folder / "suite.toml")
+    (folder / "heldout.jsonl").write_text('{"input": "x", "expected": "{\\"a\\": 1}"}\n')
+    assert read_suite(folder / "suite.toml").rows == (Row("x", {"a": 1}),)
 
 
 def test_no_rows_is_no_suite(folder):
@@ -84,7 +92,7 @@ def test_no_rows_is_no_suite(folder):
         ("exact", " Billing\n", "Billing", True, 1.0),
         ("exact", "billing", "Billing", False, 0.0),
         ("json", '{"b": 2, "a": 1}', {"a": 1, "b": 2}, True, 1.0),
-        ("json", '{"a": 1, "b": 3}', '{"a": 1, "b": 2}', False, 0.5),
+        ("json", '{"a": 1, "b": 3}', {"a": 1, "b": 2}, False, 0.5),
         ("json", '{"a": 1, "b": 2, "c": 3}', {"a": 1, "b": 2}, False, 2 / 3),
         ("json", '{"a": 1', {"a": 1}, False, 0.0),
         ("json", "[" * 100_000, {"a": 1}, False, 0.0),

@@ -2,7 +2,7 @@
 
 suite.toml: name, rows ("heldout.jsonl" beside it), scorer ("label", "exact" or "json"), mode
 ("generate" or "classify"), base_template (what the bare base is asked, with {{ content }}), labels
-(what the bare base chooses from), max_tokens.
+(what is chosen from; without them a version's own, and the base needs them), max_tokens.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def read_suite(path: Path, limit: int | None = None) -> Suite:
     used = _used_lines(rows_path.read_bytes(), limit)
     return Suite(
         name=content["name"],
-        rows=_rows(rows_path, used),
+        rows=_rows(rows_path, used, is_json=content["scorer"] == "json"),
         scorer=content["scorer"],
         mode=content.get("mode", "generate"),
         base_template=content.get("base_template", ""),
@@ -137,19 +137,26 @@ def _used_lines(content: bytes, limit: int | None) -> list[bytes]:
     return lines[: filled[-1] + 1] if filled else []
 
 
-def _rows(path: Path, lines: Sequence[bytes]) -> tuple[Row, ...]:
+def _rows(path: Path, lines: Sequence[bytes], is_json: bool) -> tuple[Row, ...]:
     rows, problems = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            content = json.loads(line)
-            rows.append(Row(content["input"], content["expected"]))
+            rows.append(_row(json.loads(line), is_json))
         except (ValueError, KeyError, TypeError):
-            problems.append(f'line {number} is not {{"input": …, "expected": …}}')
+            what = '{"input": …, "expected": …}' + (", with JSON expected" if is_json else "")
+            problems.append(f"line {number} is not {what}")
     if problems or not rows:
         raise CommandError(f"{path}: " + ("; ".join(problems[:10]) or "there are no rows"))
     return tuple(rows)
+
+
+def _row(content: Any, is_json: bool) -> Row:  # noqa: ANN401 - what a line holds
+    given, expected = content["input"], content["expected"]
+    if not isinstance(given, str):
+        raise TypeError("an input is text")
+    return Row(given, json.loads(expected) if is_json and isinstance(expected, str) else expected)
 
 
 def _score_label(answer: str, expected: Any) -> Outcome:  # noqa: ANN401
@@ -162,15 +169,14 @@ def _score_exact(answer: str, expected: Any) -> Outcome:  # noqa: ANN401
 
 
 def _score_json(answer: str, expected: Any) -> Outcome:  # noqa: ANN401
-    wanted = json.loads(expected) if isinstance(expected, str) else expected
     try:
         given = json.loads(answer)
     except (ValueError, RecursionError):
         return _whole(False)
-    if not (isinstance(wanted, dict) and isinstance(given, dict)) or not wanted:
-        return _whole(given == wanted)
-    right = sum(key in given and given[key] == value for key, value in wanted.items())
-    return Outcome(given == wanted, right / len(wanted.keys() | given.keys()))
+    if not (isinstance(expected, dict) and isinstance(given, dict)) or not expected:
+        return _whole(given == expected)
+    right = sum(key in given and given[key] == value for key, value in expected.items())
+    return Outcome(given == expected, right / len(expected.keys() | given.keys()))
 
 
 def _whole(is_right: bool) -> Outcome:

@@ -75,8 +75,7 @@ def run_suite(
 def _ask(client: Client, suite: Suite, row: Row, adapter: str | None) -> RowResult:
     prompt, base = suite.prompt(row, for_base=adapter is None), adapter is None
     if suite.mode == "classify":
-        labels = suite.labels if base else ()
-        label = client.classify(prompt, adapter=adapter, base=base, labels=labels)
+        label = client.classify(prompt, adapter=adapter, base=base, labels=suite.labels)
         return RowResult(suite.outcome(row, label.label), label.answerer, label.usage)
     answer = client.generate(
         prompt, adapter=adapter, base=base, max_tokens=suite.max_tokens, temperature=0.0
