@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from real_server import RealServer, TinyAdapters, run_server
 
+pytest_plugins = ["services", "scripted_server"]
 ROOT = Path(__file__).parent.parent
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

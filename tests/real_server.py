@@ -30,11 +30,12 @@ class RealServer:
 
 
 @contextmanager
-def run_server(folder: Path) -> Iterator[RealServer]:
+def run_server(folder: Path, *options: str) -> Iterator[RealServer]:
     """Start a server, wait until it is ready, stop it by SIGTERM."""
     model = make_base(folder / "model")
-    options = ("--model", model, "--model-name", BASE, "--dtype", "float32", "--port", "0")
-    command = (LORADOCK, "serve", *options, "--data-dir", folder / "data")
+    base = ("--model", model, "--model-name", BASE, "--dtype", "float32")
+    place = ("--port", "0", "--data-dir", folder / "data")
+    command: list[str | Path] = [LORADOCK, "serve", *base, *place, *options]
     with serving(*command, says=r"^loradock is serving \S+ on (\S+)$") as address:
         yield RealServer(address, model, folder)
 

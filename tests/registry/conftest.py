@@ -3,15 +3,7 @@
 import shutil
 
 import pytest
-from services import (  # noqa: F401 - fixtures
-    moto_endpoint,
-    postgres_database,
-    postgres_server,
-    postgres_url,
-    rclone_endpoint,
-    s3_credentials,
-    s3_url,
-)
+from services import postgres_database
 from tiny_registry import TinyRegistry
 
 from loradock.registry.catalog.database import Database
@@ -28,7 +20,7 @@ def sqlite_template(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres_server):  # noqa: F811
+def postgres_template(postgres_server):
     """The name of a migrated PostgreSQL database to copy."""
     with postgres_database(postgres_server) as url:
         _migrate(url)

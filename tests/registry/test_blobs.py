@@ -116,7 +116,7 @@ def test_fetch_of_damaged_bytes_leaves_nothing(lite, tmp_path):
         lite.registry.blobs.fetch(REF.digest, tmp_path / "taken" / "file")
 
 
-def test_a_registry_works_on_s3(database_url, s3_url):
+def test_r1_a_registry_on_s3_keeps_content_once(database_url, s3_url):
     registry = open_registry(database_url, s3_url)
     tiny = TinyRegistry(registry)
     version = tiny.version()
