@@ -344,6 +344,18 @@ def test_a2_another_base_is_refused(client, task, one):
         client.versions.push(task, one, base=BASE, base_digests=wrong)
 
 
+@pytest.mark.contract("A2")
+def test_a2_a_pulled_folder_remembers_its_base(client, live, tmp_path):
+    """Under the same name, another registry may have another base."""
+    client.versions.pull(live, tmp_path)
+    told = json.loads((tmp_path / "version.json").read_text())
+    told["base_digests"]["weights"] = f"sha256:{'1' * 64}"
+    (tmp_path / "version.json").write_text(json.dumps(told))
+    with pytest.raises(BaseModelMismatch) as raised:
+        client.versions.push(live, tmp_path, base=BASE)
+    assert [problem.subject for problem in raised.value.problems] == ["base.weights"]
+
+
 @pytest.mark.contract("A3")
 def test_a3_all_problems_come_back_at_once(client, task, one, tmp_path):
     from safetensors.torch import load_file, save_file

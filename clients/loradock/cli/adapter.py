@@ -73,7 +73,8 @@ def push(
     """Publish a folder as a new version.
 
     The folder holds adapter_config.json and adapter_model.safetensors, and optionally profile.json
-    (template, system, labels, decoding) and lineage.json (parents, datasets, training). What the
+    (template, system, labels, decoding) and lineage.json (parents, datasets, training). A folder
+    that was pulled has version.json, too, and is published for that exact base only. What the
     registry has already is not sent again; the same content gives the same version. With --dry-run
     the bytes go up to be checked against the base, but no version is published.
     """

@@ -1,8 +1,9 @@
 """What a folder with an adapter holds: the files that are published, and those that never are.
 
 A PEFT folder is `adapter_config.json` and `adapter_model.safetensors`. Beside them, `profile.json`
-and `lineage.json` may say how the version is asked and where it came from. Everything that is wrong
-is told at once. Whether the weights fit the base is the server's to say.
+and `lineage.json` may say how the version is asked and where it came from, and the `version.json`
+that a pull left, for which exact base the weights are. Everything that is wrong is told at once.
+Whether the weights fit the base is the server's to say.
 """
 
 from __future__ import annotations
@@ -13,8 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loradock.client._errors import NotAdmitted, Problem
-from loradock.client._folder_json import LineageFile, read_lineage, read_profile
-from loradock.client._values.registry import Blob, Profile
+from loradock.client._folder_json import (
+    LineageFile,
+    read_base_digests,
+    read_lineage,
+    read_profile,
+)
+from loradock.client._values.registry import BaseDigests, Blob, Profile
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -41,6 +47,7 @@ class AdapterFolder:
     weights: LocalFile
     profile: Profile
     lineage: LineageFile
+    base_digests: BaseDigests | None
 
 
 def read_folder(folder: Path) -> AdapterFolder:
@@ -48,10 +55,15 @@ def read_folder(folder: Path) -> AdapterFolder:
     problems: list[Problem] = [*_missing(folder), *_pickles(folder)]
     profile = read_profile(folder / PROFILE_FILE, problems)
     lineage = read_lineage(folder / LINEAGE_FILE, problems)
+    base_digests = read_base_digests(folder / VERSION_FILE, problems)
     if problems:
         raise refused(folder, problems)
     return AdapterFolder(
-        _local_file(folder / CONFIG_FILE), _local_file(folder / WEIGHTS_FILE), profile, lineage
+        config=_local_file(folder / CONFIG_FILE),
+        weights=_local_file(folder / WEIGHTS_FILE),
+        profile=profile,
+        lineage=lineage,
+        base_digests=base_digests,
     )
 
 

@@ -1,9 +1,11 @@
-"""`profile.json` and `lineage.json`: their keys, and the sentence for each that is wrong.
+"""The JSON beside an adapter's weights: the keys, and the sentence for each that is wrong.
 
 profile.json: {"template", "system", "labels", "decoding": {"max_tokens", "temperature", "top_k",
     "top_p", "repetition_penalty", "stop"}}
 lineage.json: {"parents": ["sha256:…" | {"version": "<reference or digest>"}],
     "datasets": [{"name", "digest"}], "training": {…}}
+version.json, which a pull writes: {"version", "digest", "base_model", "files",
+    "base_digests": {"structural", "weights", "tokenizer"}}
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from loradock.client._errors import Problem
-from loradock.client._values.registry import Dataset, Decoding, Lineage, Profile
+from loradock.client._values.registry import BaseDigests, Dataset, Decoding, Lineage, Profile
 
 Check = tuple[Callable[[Any], bool], str]
 
@@ -55,6 +57,14 @@ def _is_dataset(value: Any) -> bool:  # noqa: ANN401
     )
 
 
+def _are_base_digests(value: Any) -> bool:  # noqa: ANN401
+    return (
+        isinstance(value, dict)
+        and set(value) == {"structural", "weights", "tokenizer"}
+        and all(isinstance(item, str) for item in value.values())
+    )
+
+
 def _all(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and all(check(item) for item in value)
 
@@ -83,6 +93,14 @@ LINEAGE_KEYS: dict[str, Check] = {
     "parents": (_all(_is_parent), 'a list of "sha256:…" or {"version": "<reference>"}'),
     "datasets": (_all(_is_dataset), 'a list of {"name", "digest"}'),
     "training": _OBJECT,
+}
+
+VERSION_KEYS: dict[str, Check] = {
+    "version": _TEXT,
+    "digest": _TEXT,
+    "base_model": _TEXT,
+    "base_digests": (_are_base_digests, "an object of structural, weights and tokenizer"),
+    "files": _OBJECT,
 }
 
 
@@ -115,6 +133,14 @@ def read_lineage(path: Path, problems: list[Problem]) -> LineageFile:
         datasets=tuple(Dataset(**dataset) for dataset in content.get("datasets", ())),
         training=content.get("training", {}),
     )
+
+
+def read_base_digests(path: Path, problems: list[Problem]) -> BaseDigests | None:
+    """Read for which base the weights were admitted before; None without a file."""
+    content = _read(path, VERSION_KEYS, problems)
+    if problems or "base_digests" not in content:
+        return None
+    return BaseDigests(**content["base_digests"])
 
 
 def _read(path: Path, keys: Mapping[str, Check], problems: list[Problem]) -> dict[str, Any]:

@@ -70,7 +70,8 @@ class AsyncVersions:
         """Publish a PEFT folder as a version of `adapter`, made for `base`.
 
         What the registry has already isn't sent again. `profile.json` and `lineage.json` in the
-        folder are read; what is given here goes before them. `parents` are references or digests.
+        folder are read, and the `version.json` of a pull: the weights were made for the base whose
+        digests it has. What is given here goes before them. `parents` are references or digests.
         With `validate_only` the bytes go up and everything is checked, but nothing is published.
         """
         project, adapter_id = split_adapter(adapter, self._calls.project)
@@ -78,7 +79,7 @@ class AsyncVersions:
         request = wire.PublishVersionRequest(
             parent=adapter_name(adapter_id, project),
             base_model=base_name(base),
-            base_digests=base_digests_message(base_digests),
+            base_digests=base_digests_message(base_digests or local.base_digests),
             delta=_delta(local),
             profile=profile_message(local.profile if profile is None else profile),
             validate_only=validate_only,
