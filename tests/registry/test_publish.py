@@ -413,6 +413,22 @@ def test_a_parent_is_not_deleted_while_its_child_is_born(tiny):
             assert pool.submit(delete, parent).result() is (birth.result() is None)
 
 
+def test_a_publish_finds_its_adapter_whoever_deletes_it(tiny):
+    deltas = [tiny.delta(seed) for seed in range(12)]
+
+    def delete(name):
+        with suppress(StillReferenced):
+            tiny.registry.adapters.delete("acme", name, by="bob")
+
+    with ThreadPoolExecutor(2) as pool:
+        for i, delta in enumerate(deltas):
+            tiny.registry.adapters.create("acme", f"a-{i}", by="ann")
+            deletion = pool.submit(delete, f"a-{i}")
+            assert pool.submit(tiny.version, f"a-{i}", delta=delta).result().number == 1
+            deletion.result()
+            assert tiny.registry.adapters.get("acme", f"a-{i}").num_versions == 1
+
+
 def test_the_same_content_is_not_admitted_twice(tiny, tmp_path):
     """A push again asks for no bytes: not of the caller, and not of the store."""
     delta = tiny.delta()

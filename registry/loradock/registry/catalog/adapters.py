@@ -166,10 +166,11 @@ def insert_adapter(c: Connection, project: str, name: str, by: str, fields: dict
     }
     counters = {"last_number": 0, "num_versions": 0, "revision": 1}
     if not insert_new(c, adapters, {"project": project, "name": name, **counters, **fresh}):
-        mine = (adapters.c.project == project) & (adapters.c.name == name) & adapters.c.deleted
-        woken = update(adapters).where(mine).values(revision=adapters.c.revision + 1, **fresh)
-        if c.execute(woken).rowcount == 0:
+        mine = (adapters.c.project == project) & (adapters.c.name == name)
+        found = c.execute(select(adapters).where(mine).with_for_update()).one()
+        if not found.deleted:
             return False
+        c.execute(update(adapters).where(mine).values(revision=found.revision + 1, **fresh))
     row = lock_adapter(c, project, name)
     _set_tags(c, row.id, fields.get("tags", ()))
     return True
