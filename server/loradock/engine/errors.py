@@ -4,6 +4,7 @@ EngineError
 ├── BaseError        the base can't be loaded
 ├── AdapterError     an adapter's tensors don't fit the base
 ├── NotResident      work names an adapter that isn't resident
+├── BadWork          work that makes no sense: an empty prompt, an unknown token
 └── TooLong          a prompt, with what it asks for, exceeds the context or the key/value memory
 """
 
@@ -45,3 +46,7 @@ class TooLong(EngineError):
             f"the prompt has {prompt_tokens} tokens and asks for up to {max_tokens} more; "
             f"this base holds {limit_tokens} in all"
         )
+
+
+class BadWork(EngineError):
+    """Work that makes no sense: an empty prompt, a token that the base does not have."""

@@ -1,0 +1,208 @@
+"""Runs Llama-like bases on a CPU: weights packed and fused ahead, a step's layers in one call to C.
+
+The residual stream and all sums are float32 in every precision; weights, their operands and the
+key/value memory are in the base's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from loradock.engine.batch import Batch
+from loradock.engine.cpu import library
+from loradock.engine.cpu.packing import LANES, Kind, PackedMatrix, pack, pack_rows
+from loradock.engine.cpu.step import Scratch, step_of
+from loradock.engine.cpu.updates import PackedUpdates, Part, Site, is_understood, pack_updates
+from loradock.engine.lora import Adapter, LoraAdapter
+from loradock.engine.memory import BLOCK_TOKENS
+
+FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+
+
+class NotUnderstood(Exception):
+    """This base can't be run here; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class CpuAdapter(Adapter):
+    """A version's weights, packed."""
+
+    packed: PackedUpdates
+
+
+class CpuDecoder:
+    """A Llama-like base in panels. Takes the model's weights over as it packs them."""
+
+    def __init__(self, model: PreTrainedModel, kind: Kind, num_blocks: int) -> None:
+        """Pack. Raises `NotUnderstood`, with the model untouched, or `NoKernels`."""
+        refuse_unknown(model)
+        self._kernels = library.load_kernels()
+        config = model.config
+        self._num_blocks = num_blocks
+        self._kind = kind
+        self._rotary = model.model.rotary_emb
+        self._shape = _shape(model, kind)
+        self._sites = _sites(self._shape)
+        self._embedding = model.get_input_embeddings().weight
+        self._final_norm = _floats(model.model.norm.weight)
+        self._layers = [
+            _PackedLayer(layer, self._shape, kind, num_blocks) for layer in model.model.layers
+        ]
+        self._structs = (library.Layer * len(self._layers))(*(p.struct for p in self._layers))
+        self._head = pack(model.lm_head.weight, kind, model.lm_head.bias)
+        if not config.tie_word_embeddings:
+            _give_up(model.lm_head)
+        self._vocab_size = config.vocab_size
+        self._scratch = Scratch()
+
+    @property
+    def description(self) -> str:
+        return f"packed for this CPU in {self._kind.name.lower()}"
+
+    @property
+    def num_blocks(self) -> int:
+        return self._num_blocks
+
+    def prepare(self, adapter: LoraAdapter) -> Adapter:
+        packed = pack_updates(adapter.pairs, len(self._layers), self._sites, self._kind.of_adapters)
+        return CpuAdapter(adapter.digest, adapter.num_modules, packed.size_bytes, packed)
+
+    def clear(self, blocks: Sequence[int]) -> None:
+        """Do nothing: what a row has not written is never read."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        hidden = self._embedding[batch.tokens].float()
+        segments = [(_packed(s.adapter), s.start, s.end) for s in batch.segments]
+        step = step_of(batch, hidden, segments, self._shape, self._scratch)
+        cosines, sines = self._rotary(hidden, batch.positions[None])
+        step.turn(cosines[0], sines[0])
+        self._kernels.loradock_layers(self._structs, len(self._layers), self._shape, step.struct)
+        return self._logits(batch, hidden)
+
+    def _logits(self, batch: Batch, hidden: Tensor) -> Tensor:
+        wanted = hidden[batch.wanted]
+        logits = torch.empty(len(wanted), -(-self._vocab_size // LANES) * LANES)
+        if len(wanted):
+            segments = [(_packed(s.adapter), s.start, s.end) for s in batch.wanted_segments]
+            step = self._scratch.head_step(wanted, segments, self._shape)
+            self._kernels.loradock_head(
+                self._final_norm.data_ptr(),
+                self._head.struct,
+                self._shape,
+                step.struct,
+                logits.data_ptr(),
+            )
+        return logits[:, : self._vocab_size]
+
+
+class _PackedLayer:
+    """One layer's weights and key/value memory, and the struct that points to them."""
+
+    def __init__(self, layer: nn.Module, shape: library.Shape, kind: Kind, num_blocks: int) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        size = (num_blocks, shape.key_heads, shape.dim, BLOCK_TOKENS)
+        self.keys = torch.zeros(size, dtype=kind.of_adapters.dtype)
+        self.values = torch.zeros(size, dtype=kind.of_adapters.dtype)
+        self.norms = [
+            _floats(layer.input_layernorm.weight),
+            _floats(layer.post_attention_layernorm.weight),
+        ]
+        head_norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
+        self.norms += [_floats(norm.weight) for norm in head_norms if norm is not None]
+        self.matrices = [
+            _packed_linears(kind, attention.q_proj, attention.k_proj, attention.v_proj),
+            _packed_linears(kind, attention.o_proj),
+            _packed_linears(kind, mlp.gate_proj, mlp.up_proj),
+            _packed_linears(kind, mlp.down_proj),
+        ]
+        pointers = [norm.data_ptr() for norm in self.norms] + [None] * (4 - len(self.norms))
+        self.struct = library.Layer(
+            *pointers,
+            *(matrix.struct for matrix in self.matrices),
+            self.keys.data_ptr(),
+            self.values.data_ptr(),
+        )
+
+
+def refuse_unknown(model: PreTrainedModel) -> None:
+    """Raise `NotUnderstood` unless all of a model's parts are known here."""
+    config = model.config
+    name = type(model).__name__
+    if name not in FAMILIES:
+        raise NotUnderstood(f"{name} is not among {', '.join(FAMILIES)}")
+    if config.hidden_act != "silu":
+        raise NotUnderstood(f"its activation is {config.hidden_act}")
+    windows = [getattr(layer.self_attn, "sliding_window", None) for layer in model.model.layers]
+    if any(window is not None and window < config.max_position_embeddings for window in windows):
+        raise NotUnderstood("it has sliding windows")
+    odd = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and name != "lm_head"
+        and (module.out_features % LANES or module.in_features % LANES)
+    ]
+    if odd or model.model.layers[0].self_attn.head_dim % LANES:
+        raise NotUnderstood(f"its sizes are no multiples of {LANES}")
+
+
+def understands(module_names: Sequence[str], model: PreTrainedModel) -> bool:
+    """Whether adapters of all of a base's modules can be packed."""
+    sites = _sites(_shape(model, Kind.F32))
+    return all(is_understood(name, sites) for name in module_names)
+
+
+def _shape(model: PreTrainedModel, kind: Kind) -> library.Shape:
+    config, attention = model.config, model.model.layers[0].self_attn
+    return library.Shape(
+        hidden=config.hidden_size,
+        heads=config.num_attention_heads,
+        key_heads=config.num_key_value_heads,
+        dim=attention.head_dim,
+        rotary_dim=2 * len(model.model.rotary_emb.inv_freq),
+        intermediate=config.intermediate_size,
+        kind=kind,
+        norm_epsilon=config.rms_norm_eps,
+        scaling=attention.scaling,
+    )
+
+
+def _sites(shape: library.Shape) -> tuple[Site, ...]:
+    """Name the modules of each of a layer's products, in the order of kernels.c."""
+    q, k = shape.heads * shape.dim, shape.key_heads * shape.dim
+    return (
+        (
+            Part("self_attn.q_proj", 0),
+            Part("self_attn.k_proj", q),
+            Part("self_attn.v_proj", q + k),
+        ),
+        (Part("self_attn.o_proj", 0),),
+        (Part("mlp.gate_proj", 0), Part("mlp.up_proj", shape.intermediate)),
+        (Part("mlp.down_proj", 0),),
+    )
+
+
+def _packed_linears(kind: Kind, *linears: nn.Linear) -> PackedMatrix:
+    """Pack linear modules as one, and let their own weights go."""
+    packed = pack_rows([m.weight for m in linears], kind, [m.bias for m in linears])
+    for linear in linears:
+        _give_up(linear)
+    return packed
+
+
+def _give_up(linear: nn.Module) -> None:
+    linear.weight = nn.Parameter(torch.empty(0), requires_grad=False)
+
+
+def _floats(weight: Tensor) -> Tensor:
+    return weight.detach().float().contiguous()
+
+
+def _packed(adapter: Adapter) -> PackedUpdates:
+    assert isinstance(adapter, CpuAdapter)
+    return adapter.packed

@@ -1,0 +1,134 @@
+"""Adapters in memory, and which tokens of a step are whose.
+
+Tokens of one adapter stand side by side in a step (`batch.py` sees to that), so that an adapter's
+part of a module is one product over a slice; weights are never gathered per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from loradock.engine.errors import AdapterError
+from loradock.engine.protocol import AdapterSource, LinearShape, LoraModule
+
+
+@dataclass(frozen=True, slots=True)
+class LoraPair:
+    """One module's two factors: `y += (x @ a.T) @ b.T`. The scaling is folded into `b`."""
+
+    a: Tensor  # [rank, in_features]
+    b: Tensor  # [out_features, rank]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of both factors."""
+        return self.a.nbytes + self.b.nbytes
+
+    def add_to(self, y: Tensor, x: Tensor) -> None:
+        """Add this pair's update to `y` ([tokens, out]) for `x` ([tokens, in]), in place.
+
+        The narrow product in between is rounded once to the engine's dtype; both products
+        accumulate in float32.
+        """
+        y.addmm_(x @ self.a.t(), self.b.t())
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A resident version, arranged for the decoder that will use it."""
+
+    digest: str
+    num_modules: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoraAdapter(Adapter):
+    """A version's weights by module: as they are read, and as modules use them."""
+
+    pairs: Mapping[str, LoraPair]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Tokens `start` to `end` of a step, all of one adapter."""
+
+    adapter: Adapter
+    start: int
+    end: int
+
+
+def add_updates(y: Tensor, x: Tensor, module: str, segments: Sequence[Segment]) -> None:
+    """Add each segment's update of one module, in place; modules that it lacks are untouched."""
+    for segment in segments:
+        assert isinstance(segment.adapter, LoraAdapter)
+        pair = segment.adapter.pairs.get(module)
+        if pair is not None:
+            pair.add_to(y[segment.start : segment.end], x[segment.start : segment.end])
+
+
+def read_adapter(
+    source: AdapterSource,
+    modules: Mapping[str, LinearShape],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> LoraAdapter:
+    """Read an adapter's tensors and check them against the base once more.
+
+    They are copied out of the file, which the disk cache may remove. Raises `AdapterError` with
+    all problems.
+    """
+    try:
+        with safe_open(source.weights, framework="pt") as file:
+            keys = set(file.keys())
+            problems = [p for m in source.modules for p in _problems(m, modules, keys)]
+            if problems:
+                raise AdapterError(problems)
+            pairs = {
+                m.module: (m, file.get_tensor(m.a_key), file.get_tensor(m.b_key))
+                for m in source.modules
+            }
+    except (OSError, ValueError, RuntimeError) as error:
+        raise AdapterError([f"{source.weights.name} can't be read: {error}"]) from error
+    problems = [p for m, a, b in pairs.values() for p in _misfits(m, modules[m.module], a, b)]
+    if problems:
+        raise AdapterError(problems)
+    made = {
+        name: _pair(module.scaling, a, b, device=device, dtype=dtype)
+        for name, (module, a, b) in pairs.items()
+    }
+    size = sum(pair.size_bytes for pair in made.values())
+    return LoraAdapter(source.digest, len(made), size, made)
+
+
+def _problems(module: LoraModule, base: Mapping[str, LinearShape], keys: set[str]) -> list[str]:
+    if module.module not in base:
+        return [f"the base has no linear module {module.module!r}"]
+    return [f"there is no tensor {k!r}" for k in (module.a_key, module.b_key) if k not in keys]
+
+
+def _misfits(module: LoraModule, shape: LinearShape, a: Tensor, b: Tensor) -> list[str]:
+    wanted = {
+        module.a_key: ((module.rank, shape.in_features), a),
+        module.b_key: ((shape.out_features, module.rank), b),
+    }
+    return [
+        f"{key} has the shape {tuple(tensor.shape)}, wanted {expected}"
+        for key, (expected, tensor) in wanted.items()
+        if tuple(tensor.shape) != expected
+    ]
+
+
+def _pair(
+    scaling: float, a: Tensor, b: Tensor, *, device: torch.device, dtype: torch.dtype
+) -> LoraPair:
+    scaled = b.to(torch.float32) * scaling
+    return LoraPair(
+        a.to(device, dtype, copy=True).contiguous(), scaled.to(device, dtype).contiguous()
+    )

@@ -1,0 +1,161 @@
+"""One sequence in the running batch: what of it is computed, and what is wanted next.
+
+Pure Python. A row is a line of places in key/value memory; each step computes a chunk of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from loradock.engine.blocks import ChainHash, next_link, root_of
+from loradock.engine.protocol import Generate, Score, Work
+from loradock.engine.trie import ROOT, Trie
+
+
+class Row:
+    """What both kinds of rows have. Belongs to the step thread once it is submitted."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.tokens = list(work.prompt)  # whose text is known: the prompt, and what was sampled
+        self.blocks: list[int] = []
+        self.chain: list[ChainHash] = []  # names of the whole blocks of `tokens`, as far as needed
+        self.num_computed = 0  # places whose keys and values are in memory
+        self.num_cached = 0  # prompt tokens that the prefix cache had
+        self.is_announced = False  # its first event has gone out
+
+    @property
+    def name(self) -> str:
+        """The row's name among running rows."""
+        return self.work.row
+
+    @property
+    def num_places(self) -> int:
+        """Places that can be computed now."""
+        return len(self.tokens)
+
+    @property
+    def num_remaining(self) -> int:
+        """Places that wait to be computed."""
+        return self.num_places - self.num_computed
+
+    @property
+    def most_places(self) -> int:
+        """Places in key/value memory that the row may come to need."""
+        raise NotImplementedError
+
+    def token(self, place: int) -> int:
+        """Give the token at a place."""
+        return self.tokens[place]
+
+    def position(self, place: int) -> int:
+        """Give the position in the text of a place."""
+        return place
+
+    def wants(self, place: int) -> bool:
+        """Whether the distribution of the tokens after this place is asked for."""
+        raise NotImplementedError
+
+    def sees(self, place: int) -> list[int] | None:
+        """Give the places beyond the prompt that a place attends to; None for all before it."""
+        return None
+
+    def link(self, block: int, block_tokens: int) -> ChainHash:
+        """Name the row's prefix that ends with its `block`-th block, which must be whole."""
+        while len(self.chain) <= block:
+            at = len(self.chain)
+            parent = self.chain[-1] if self.chain else root_of(self.work.adapter, self.work.salt)
+            tokens = self.tokens[at * block_tokens : (at + 1) * block_tokens]
+            self.chain.append(next_link(parent, tokens))
+        return self.chain[block]
+
+
+class GenerateRow(Row):
+    """A prompt that is continued token by token."""
+
+    work: Generate
+
+    def __init__(self, work: Generate, seed: int) -> None:
+        super().__init__(work)
+        self.seed = seed
+        self.seen = set(work.prompt)  # for the repetition penalty
+
+    @property
+    def num_sampled(self) -> int:
+        """Tokens drawn so far."""
+        return len(self.tokens) - len(self.work.prompt)
+
+    @property
+    def most_places(self) -> int:
+        return len(self.work.prompt) + self.work.sampling.max_tokens - 1
+
+    def wants(self, place: int) -> bool:
+        return place == len(self.tokens) - 1
+
+    def append(self, token: int) -> None:
+        """Add a sampled token."""
+        self.tokens.append(token)
+        self.seen.add(token)
+
+
+class ScoreRow(Row):
+    """A prompt with a trie of continuations; the trie's nodes take the places after the prompt."""
+
+    work: Score
+
+    def __init__(self, work: Score) -> None:
+        super().__init__(work)
+        self.trie = Trie(work.continuations)
+
+    @property
+    def num_places(self) -> int:
+        return len(self.tokens) + len(self.trie.inner)
+
+    @property
+    def most_places(self) -> int:
+        return self.num_places
+
+    def node(self, place: int) -> int:
+        """Give the trie's node at a place; the prompt's last token is the root."""
+        beyond = place - len(self.tokens)
+        return ROOT if beyond < 0 else self.trie.inner[beyond]
+
+    def token(self, place: int) -> int:
+        is_prompt = place < len(self.tokens)
+        return self.tokens[place] if is_prompt else self.trie.nodes[self.node(place)].token
+
+    def position(self, place: int) -> int:
+        if place < len(self.tokens):
+            return place
+        return len(self.tokens) + self.trie.nodes[self.node(place)].depth - 1
+
+    def wants(self, place: int) -> bool:
+        return place >= len(self.tokens) - 1 and bool(self.trie.children(self.node(place)))
+
+    def sees(self, place: int) -> list[int] | None:
+        if place < len(self.tokens):
+            return None
+        return [len(self.tokens) + at for at in self.trie.ancestors(self.node(place))]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The places of one row that one step computes."""
+
+    row: Row
+    start: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    @property
+    def places(self) -> Sequence[int]:
+        """The places themselves."""
+        return range(self.start, self.end)
+
+    @property
+    def wanted(self) -> list[int]:
+        """Places after which the distribution of the next token is asked for."""
+        return [place for place in self.places if self.row.wants(place)]

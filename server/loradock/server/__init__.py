@@ -1,0 +1,1 @@
+"""The server process: services, residency, configuration, start and stop. Light to import."""

@@ -1,0 +1,279 @@
+"""How a request is answered: its reference is resolved once, a lease is taken, a row is run.
+
+Knows the engine by its protocol only, and nothing of the wire.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from loradock.engine import protocol
+from loradock.engine.text import TextStream, Tokenizer
+from loradock.registry.names import Reference
+from loradock.registry.resources import Decoding, Profile, Resolved, Version
+from loradock.server.bridge import Bridge
+from loradock.server.call import Call
+from loradock.server.errors import WrongBase
+from loradock.server.identity import Identity
+from loradock.server.live import Live
+from loradock.server.residency import Lease, Residencies
+
+N = TypeVar("N", int, float)
+
+FLUSH_TOKENS = 8
+FLUSH_S = 0.05
+NO_PROFILE = Profile()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How a request wants tokens to be drawn; None leaves it to the profile, then the server."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Who answers: a version under lease, or the base."""
+
+    version: Version | None = None
+    alias: str | None = None
+    generation: int | None = None
+    lease: Lease | None = None
+
+    @property
+    def digest(self) -> str | None:
+        """The version's; none for the base."""
+        return None if self.version is None else self.version.digest
+
+    @property
+    def profile(self) -> Profile:
+        """How the answerer is asked."""
+        return NO_PROFILE if self.version is None else self.version.profile
+
+
+@dataclass(slots=True)
+class Progress:
+    """What is counted while a request is answered."""
+
+    adapter_wait_s: float = 0.0
+    first_token_s: float = 0.0
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_output_tokens: int = 0
+    finish: str = ""
+
+
+@dataclass(slots=True)
+class Piece:
+    """Text that is final, with the tokens that came along."""
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+    def add(self, other: Piece) -> None:
+        """Append the next piece."""
+        self.text += other.text
+        self.token_ids += other.token_ids
+        self.logprobs += other.logprobs
+
+    def take(self, event: protocol.RowEvent, text: str) -> None:
+        """Add what one step brought."""
+        self.text += text
+        self.token_ids += event.tokens
+        self.logprobs += event.logprobs
+
+
+class Answering:
+    """Answers requests with one engine. Belongs to the event loop's thread."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        live: Live,
+        residencies: Residencies,
+        bridge: Bridge,
+        tokenizer: Tokenizer,
+        *,
+        default_max_tokens: int,
+    ) -> None:
+        self._identity = identity
+        self._live = live
+        self._residencies = residencies
+        self._bridge = bridge
+        self._tokenizer = tokenizer
+        self._default_max_tokens = default_max_tokens
+
+    async def resolve(self, project: str, reference: Reference | None, call: Call) -> Answered:
+        """Say who answers; the one time that a reference is looked at."""
+        if reference is None:
+            self._note(call, None, None)
+            return Answered()
+        resolved = await self._live.resolve(project, reference)
+        self._note(call, resolved, reference)
+        self.check_base(resolved.version)
+        return Answered(resolved.version, resolved.alias, resolved.generation)
+
+    @asynccontextmanager
+    async def admitted(
+        self, project: str, reference: Reference | None, call: Call
+    ) -> AsyncIterator[tuple[Answered, Progress]]:
+        """Resolve, and hold what was resolved until the request ends."""
+        answered = await self.resolve(project, reference, call)
+        if answered.version is None:
+            yield answered, Progress()
+            return
+        async with self._residencies.lease(answered.version) as lease:
+            leased = Answered(answered.version, answered.alias, answered.generation, lease)
+            yield leased, Progress(adapter_wait_s=lease.waited_s)
+
+    def _note(self, call: Call, resolved: Resolved | None, reference: Reference | None) -> None:
+        call.facts["base_weights"] = self._identity.base.fingerprint.weights
+        if resolved is not None and reference is not None:
+            call.facts |= {
+                "adapter": resolved.version.adapter,
+                "version": resolved.version.number,
+                "digest": resolved.version.digest,
+                "alias": resolved.alias,
+                "generation": resolved.generation,
+            }
+
+    def check_base(self, version: Version) -> None:
+        if version.base.digests != self._identity.base_digests:
+            name = f"{version.adapter}@{version.number}"
+            raise WrongBase(name, version.base.name, self._identity.base.name)
+
+    async def generate(
+        self,
+        answered: Answered,
+        progress: Progress,
+        prompt: tuple[int, ...],
+        wanted: Wanted,
+        call: Call,
+    ) -> AsyncGenerator[Piece]:
+        """Give an answer piece by piece."""
+        progress.num_prompt_tokens = len(prompt)
+        stream = TextStream(self._tokenizer, (*wanted.stop, *answered.profile.decoding.stop))
+        work = protocol.Generate(
+            row=uuid.uuid4().hex,
+            prompt=prompt,
+            sampling=self._sampling(wanted, answered.profile.decoding, call.request_id),
+            adapter=answered.digest,
+            salt=call.principal.project,
+            deadline=call.deadline,
+        )
+        piece, flushed_at = Piece(), 0.0
+        async with aclosing(self._events(work, answered, progress, call)) as events:
+            async for event in events:
+                progress.num_output_tokens += len(event.tokens)
+                piece.take(event, stream.push(event.tokens))
+                if stream.is_stopped:
+                    progress.finish = "stop"
+                    break
+                if event.finish is not None:
+                    piece.text += stream.flush()
+                    progress.finish = "stop" if stream.is_stopped else event.finish.value
+                elif _is_due(piece, flushed_at):
+                    yield piece
+                    piece, flushed_at = Piece(), time.monotonic()
+        if piece.text or piece.token_ids:
+            yield piece
+        _tell(call, progress)
+
+    async def score(
+        self,
+        answered: Answered,
+        progress: Progress,
+        prompt: tuple[int, ...],
+        continuations: Sequence[tuple[int, ...]],
+        call: Call,
+    ) -> Sequence[tuple[float, ...]]:
+        """Give each continuation's log-likelihoods, a token each."""
+        progress.num_prompt_tokens = len(prompt)
+        work = protocol.Score(
+            row=uuid.uuid4().hex,
+            prompt=prompt,
+            continuations=tuple(continuations),
+            adapter=answered.digest,
+            salt=call.principal.project,
+            deadline=call.deadline,
+        )
+        scores: Sequence[tuple[float, ...]] = ()
+        async with aclosing(self._events(work, answered, progress, call)) as events:
+            async for event in events:
+                scores = event.scores or scores
+        _tell(call, progress)
+        return scores
+
+    async def _events(
+        self, work: protocol.Work, answered: Answered, progress: Progress, call: Call
+    ) -> AsyncGenerator[protocol.RowEvent]:
+        with self._bridge.row(work, call.interrupt) as row:
+            if answered.lease is not None:
+                answered.lease.rows.append(row.ended)
+            async for event in row.events():
+                progress.num_cached_tokens = event.cached_tokens or progress.num_cached_tokens
+                if not progress.first_token_s and (event.tokens or event.finish):
+                    progress.first_token_s = call.elapsed_s
+                yield event
+
+    def _sampling(self, wanted: Wanted, profile: Decoding, request_id: str) -> protocol.Sampling:
+        """Let the request go before the profile, and that before the server."""
+        top_k = _first(wanted.top_k, profile.top_k, 0)
+        return protocol.Sampling(
+            max_tokens=_first(wanted.max_tokens, profile.max_tokens, self._default_max_tokens),
+            temperature=_first(wanted.temperature, profile.temperature, 0.0),
+            top_k=top_k or None,
+            top_p=_first(wanted.top_p, profile.top_p, 1.0),
+            repetition_penalty=_first(wanted.repetition_penalty, profile.repetition_penalty, 1.0),
+            seed=_seed_of(request_id) if wanted.seed is None else wanted.seed,
+            logprobs=wanted.logprobs,
+        )
+
+
+def shares(logprobs: Sequence[float]) -> list[float]:
+    """Turn log-likelihoods into shares that sum to one."""
+    top = max(logprobs)
+    weights = [math.exp(value - top) for value in logprobs]
+    total = sum(weights)
+    return [weight / total for weight in weights]
+
+
+def _first(*values: N | None) -> N:
+    return next(value for value in values if value is not None)
+
+
+def _seed_of(request_id: str) -> int:
+    """Derive the seed from the request's id, so that the same request draws the same tokens."""
+    return int.from_bytes(hashlib.sha256(request_id.encode()).digest()[:7])
+
+
+def _is_due(piece: Piece, flushed_at: float) -> bool:
+    if not piece.token_ids:
+        return False
+    return len(piece.token_ids) >= FLUSH_TOKENS or time.monotonic() - flushed_at >= FLUSH_S
+
+
+def _tell(call: Call, progress: Progress) -> None:
+    call.facts |= {
+        "prompt_tokens": progress.num_prompt_tokens,
+        "cached_tokens": progress.num_cached_tokens,
+        "output_tokens": progress.num_output_tokens,
+        "adapter_wait_s": round(progress.adapter_wait_s, 6),
+        "first_token_s": round(progress.first_token_s, 6),
+    }

@@ -1,0 +1,148 @@
+"""Puts a server together from its configuration, starts it, and takes it down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from loradock.registry.limits import Limits
+from loradock.registry.registry import Registry, open_registry
+from loradock.server.alias_service import AliasService
+from loradock.server.blobs import BlobTransfers
+from loradock.server.config import Config
+from loradock.server.evaluation_service import EvaluationService
+from loradock.server.follow_wait import FollowWait
+from loradock.server.gate import Gate
+from loradock.server.inference import Inference, start_inference
+from loradock.server.interceptors import CallInterceptor
+from loradock.server.listen import Listener, Register
+from loradock.server.principal import Authenticator
+from loradock.server.registry_service import RegistryService
+from loradock.server.server_service import ServerService, limits_of
+from loradock.server.threads import Threads
+from loradock.v1 import (
+    alias_service_pb2_grpc,
+    evaluation_service_pb2_grpc,
+    inference_service_pb2_grpc,
+    registry_service_pb2_grpc,
+    server_service_pb2_grpc,
+)
+
+log = logging.getLogger(__name__)
+
+NUM_CATALOG_THREADS = 16
+CLOSE_GRACE_S = 1.0  # for what answers after the drain: health watchers and the last messages
+
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Server:
+    """A running server. Belongs to the event loop that started it."""
+
+    config: Config
+    address: str
+    registry: Registry
+    inference: Inference | None
+    gate: Gate
+    listener: Listener
+    threads: Threads
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def stop(self) -> None:
+        """Go as SIGTERM asks: say so, let nobody in, let everybody end, and only then close."""
+        log.info("draining", extra={"facts": {"num_inside": self.gate.num_inside}})
+        await self.listener.say_not_serving()
+        finished = await self.gate.drain(self.config.drain_grace_s)
+        if not finished:
+            log.warning("the grace is over", extra={"facts": {"cut_off": self.gate.num_inside}})
+        await self.listener.close(CLOSE_GRACE_S if finished else 0.0)
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        if self.inference is not None:
+            await self.inference.close()
+        self.threads.close()
+        await asyncio.to_thread(self.registry.close)
+
+
+async def start_server(config: Config, say: Say = lambda line: None) -> Server:
+    """Start everything; what can't be served as configured raises StartRefused."""
+    config.refuse_open_door()
+    threads = Threads("catalog", NUM_CATALOG_THREADS)
+    say("opening the registry …")
+    registry = await asyncio.to_thread(
+        partial(open_registry, config.catalog_url, config.blobs_url, migrate=config.is_embedded)
+    )
+    inference = None
+    if config.has_role("inference"):
+        inference = await start_inference(config, registry, threads, _server_id(), say)
+    gate = Gate()
+    interceptor = CallInterceptor(
+        Authenticator(config.read_token(), config.project),
+        gate,
+        max_deadline_s=config.max_deadline_s,
+        max_message_bytes=config.max_message_bytes,
+    )
+    listener = Listener(interceptor, max_message_bytes=config.max_message_bytes)
+    services = _services(config, registry, threads, inference)
+    if inference is not None:
+        await inference.go()
+    address = await listener.open(
+        config.host, config.port, services, with_reflection=config.reflection
+    )
+    server = Server(config, address, registry, inference, gate, listener, threads)
+    if inference is not None:
+        server.tasks += inference.follow(address)
+    await listener.say_serving()
+    return server
+
+
+def _services(
+    config: Config, registry: Registry, threads: Threads, inference: Inference | None
+) -> dict[str, Register]:
+    base = None if inference is None else inference.identity.base
+    limits = limits_of(config, base, Limits().max_blob_bytes)
+    server = ServerService(
+        None if inference is None else inference.inside, registry, threads, limits
+    )
+    services: dict[str, Register] = {
+        "loradock.v1.ServerService": partial(
+            server_service_pb2_grpc.add_ServerServiceServicer_to_server, server
+        )
+    }
+    if config.has_role("registry"):
+        services |= _registry_services(registry, threads)
+    if inference is not None:
+        services["loradock.v1.InferenceService"] = partial(
+            inference_service_pb2_grpc.add_InferenceServiceServicer_to_server, inference.service
+        )
+    return services
+
+
+def _registry_services(registry: Registry, threads: Threads) -> dict[str, Register]:
+    transfers = BlobTransfers(registry, threads)
+    return {
+        "loradock.v1.RegistryService": partial(
+            registry_service_pb2_grpc.add_RegistryServiceServicer_to_server,
+            RegistryService(registry, threads, transfers),
+        ),
+        "loradock.v1.AliasService": partial(
+            alias_service_pb2_grpc.add_AliasServiceServicer_to_server,
+            AliasService(registry, threads, FollowWait(registry, threads)),
+        ),
+        "loradock.v1.EvaluationService": partial(
+            evaluation_service_pb2_grpc.add_EvaluationServiceServicer_to_server,
+            EvaluationService(registry, threads),
+        ),
+    }
+
+
+def _server_id() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"

@@ -1,0 +1,149 @@
+"""What this package adds to the CLI: `serve`, `migrate` and `base register`.
+
+Imports of weight stand inside the functions, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from loradock.cli import base as cli_base
+from loradock.cli.command import JsonOption, command
+from loradock.cli.output import note, show_record
+from loradock.cli.refusal import CommandError
+from loradock.cli.session import connect
+from loradock.server.config import Config, load_config
+from loradock.server.errors import StartRefused
+from loradock.server.loading import describe
+
+base = cli_base.app  # the CLI's own commands on bases, and `register`
+
+SERVE_HELP = """\b
+Example:
+  $ loradock serve --model ./my-base --model-name my-base
+  $ loradock serve --model ./my-base --database-url postgresql://… --blob-url s3://… \\
+      --host 0.0.0.0 --token-file token
+
+Keep a base resident and answer through its adapters. Every option can also stand in the
+environment (LORADOCK_PORT) or in a TOML file (--config). Without --database-url everything is kept
+in --data-dir.
+"""
+
+
+def serve(ready_file: Path | None = None, **flags: object) -> None:
+    """Serve until told to stop. Its help and options are declared below."""
+    from loradock.server.run import run
+
+    with _refusals("see `loradock serve --help`"):
+        run(load_config(flags), ready_file)
+
+
+def migrate(**flags: object) -> None:
+    """Bring the catalog's schema to this release's."""
+    from loradock.registry.registry import open_registry
+
+    with _refusals("see `loradock migrate --help`"):
+        config = load_config({**flags, "roles": "registry"})
+    open_registry(config.catalog_url, config.blobs_url, migrate=True).close()
+    typer.echo("The catalog's schema is this release's.")
+
+
+@command(
+    base,
+    "register",
+    "base register ./my-base --name my-base",
+    gives="`BaseModel`",
+)
+def register(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="A hub id, a folder or a GGUF file.")],
+    name: Annotated[str, typer.Option(help="The base's name in the registry.")],
+    description: Annotated[str, typer.Option()] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Record a base, known by the digests of what is at MODEL."""
+    from loradock.client import BaseDigests, ModuleShape
+
+    note(f"reading {model} …")
+    with _refusals():
+        found = describe(model, name)
+    fingerprint = found.fingerprint
+    with connect(context) as client:
+        registered = client.bases.register(
+            name,
+            digests=BaseDigests(fingerprint.structural, fingerprint.weights, fingerprint.tokenizer),
+            architecture=found.architecture,
+            modules={
+                path: ModuleShape(shape.in_features, shape.out_features)
+                for path, shape in found.modules.items()
+            },
+            context_length_tokens=found.context_length,
+            num_parameters=found.num_parameters,
+            description=description,
+        )
+    note("registered" if registered.created else "nothing changed: it was registered before")
+    show_record(
+        registered.base_model,
+        {
+            "base": name,
+            "architecture": registered.base_model.architecture,
+            "weights": registered.base_model.digests.weights,
+        },
+        as_json,
+    )
+
+
+@contextmanager
+def _refusals(hint: str = "") -> Iterator[None]:
+    try:
+        yield
+    except StartRefused as error:
+        raise CommandError(str(error), hint) from error
+
+
+def _options(names: set[str] | None = None) -> list[inspect.Parameter]:
+    """Make an option of every setting, with the setting's own help."""
+    return [
+        _option("config", Path, "A TOML file with settings.", None),
+        *(
+            _option(f.name, type(f.default), f.metadata["help"], f.default)
+            for f in fields(Config)
+            if names is None or f.name in names
+        ),
+    ]
+
+
+def _option(name: str, kind: type, help: str, default: object) -> inspect.Parameter:
+    shown = "" if default in (None, "", Path(), False) else f" [default: {default}]"
+    kind = kind if kind in (bool, float) else str
+    option: Any = Annotated[kind | None, typer.Option(help=help + shown, show_default=False)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+
+
+def _declare(function: Callable[..., None], help: str, parameters: list[inspect.Parameter]) -> None:
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {p.name: p.annotation for p in parameters}
+    function.__doc__ = help
+
+
+_READY_FILE = inspect.Parameter(
+    "ready_file",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        Path | None, typer.Option(help="Write the address here, as JSON, once ready.")
+    ],
+)
+_declare(serve, SERVE_HELP, [*_options(), _READY_FILE])
+_declare(
+    migrate,
+    "Bring the catalog's schema to this release's.",
+    _options({"database_url", "blob_url", "data_dir"}),
+)

@@ -1,0 +1,231 @@
+"""Follows the catalog's changes: brings a new version in beside the old one, and only then flips.
+
+What can't be brought in leaves the live table as it is, with the reason, and is tried again. Knows
+nothing of requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from loradock.registry.errors import (
+    CatalogUnavailable,
+    NotFound,
+    RegistryError,
+    VersionYanked,
+)
+from loradock.registry.reader import CatalogReader
+from loradock.registry.resources import Alias, Change, Version, VersionState
+from loradock.server.errors import ServerError
+from loradock.server.live import AliasKey, Live, LiveAlias, live_alias
+from loradock.server.residency import Residencies
+from loradock.server.threads import Threads
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 1.0
+CHANGES_A_TIME = 1000
+
+
+class Follower:
+    """Keeps the live table at the catalog's word. Belongs to the event loop's thread."""
+
+    def __init__(
+        self,
+        reader: CatalogReader,
+        live: Live,
+        residencies: Residencies,
+        threads: Threads,
+        *,
+        interval_s: float,
+        rollback_window_s: float,
+    ) -> None:
+        self._reader = reader
+        self._live = live
+        self._residencies = residencies
+        self._threads = threads
+        self._interval_s = interval_s
+        self._rollback_window_s = rollback_window_s
+        self._seen = 0
+        self._pending: dict[AliasKey, int] = {}  # the first change not yet applied
+        self._tasks: dict[AliasKey, asyncio.Task[None]] = {}
+        self._side_tasks: set[asyncio.Task[None]] = set()
+        self._nudge = asyncio.Event()
+        self.catalog_answers = True
+        self.on_applied: Callable[[], None] = lambda: None
+        self.on_catalog_back: Callable[[], None] = lambda: None
+        live.on_first_use = self._keep_previous
+
+    @property
+    def applied_sequence(self) -> int:
+        """The last change up to which everything was applied, or has failed and is reported."""
+        return min(self._pending.values(), default=self._seen + 1) - 1
+
+    def nudge(self) -> None:
+        """Look for changes now. From the event loop's thread."""
+        self._nudge.set()
+
+    async def start(self) -> None:
+        """Begin at the present: what was never asked for needs no following."""
+        self._seen = await self._threads.run(self._reader.latest_sequence)
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        try:
+            while True:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._interval_s):
+                        await self._nudge.wait()
+                self._nudge.clear()
+                await self._poll()
+                self._residencies.sweep()
+        finally:
+            for task in (*self._tasks.values(), *self._side_tasks):
+                task.cancel()
+
+    async def _poll(self) -> None:
+        try:
+            changes = await self._threads.run(
+                self._reader.changes_since, self._seen, CHANGES_A_TIME
+            )
+        except RegistryError as error:
+            self._lost(error)
+            return
+        self._found()
+        before = self.applied_sequence
+        for change in changes:
+            self._seen = change.sequence
+            self._take(change)
+        if len(changes) == CHANGES_A_TIME:
+            self._nudge.set()
+        if self.applied_sequence != before:
+            self.on_applied()
+
+    def _lost(self, error: RegistryError) -> None:
+        if self.catalog_answers:
+            log.warning("the catalog does not answer: %s", error)
+        self.catalog_answers = False
+
+    def _found(self) -> None:
+        if not self.catalog_answers:
+            log.info("the catalog answers again")
+            self.on_catalog_back()
+        self.catalog_answers = True
+
+    def _take(self, change: Change) -> None:
+        if change.kind == "alias":
+            key = (change.project, change.adapter, change.name)
+            if self._live.is_tracked(key):
+                self._pending.setdefault(key, change.sequence)
+                self.follow(key)
+        elif change.kind == "version":
+            self._live.forget_version(change.name)
+            for key in self._live.aliases_of(change.name):
+                self._pending.setdefault(key, change.sequence)
+                self.follow(key)
+
+    def follow(self, key: AliasKey) -> None:
+        """Bring one alias up to date, dropping what an earlier attempt still waits for."""
+        earlier = self._tasks.pop(key, None)
+        if earlier is not None:
+            earlier.cancel()
+        self._tasks[key] = task = asyncio.create_task(self._follow(key))
+        task.add_done_callback(lambda done: self._ended(key, done))
+
+    def _ended(self, key: AliasKey, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(key) is task:
+            del self._tasks[key]
+        if not task.cancelled() and task.exception() is not None:
+            log.error("following %s failed", key, exc_info=task.exception())
+
+    async def _follow(self, key: AliasKey) -> None:
+        while True:
+            try:
+                async with self._live.turn(key):
+                    await self._bring_up_to_date(key)
+            except CatalogUnavailable:
+                await asyncio.sleep(self._interval_s)
+            except (RegistryError, ServerError) as error:
+                self._diverge(key, error)
+                self._applied(key)
+                await asyncio.sleep(getattr(error, "retry_after_s", RETRY_S))
+            else:
+                self._applied(key)
+                return
+
+    async def _bring_up_to_date(self, key: AliasKey) -> None:
+        try:
+            alias = await self._threads.run(self._reader.alias, *key)
+        except NotFound:
+            self._live.drop(key)
+            return
+        current = self._live.get(key)
+        if current is None or current.is_overridden:
+            return
+        self._live.put(key, replace(current, desired_digest=alias.version_digest))
+        if alias.version_digest == current.version.digest:
+            self._flip(key, alias, await self._present_state(current.version))
+            return
+        version = await self._live.version(key[0], key[1], alias.version_digest)
+        async with self._residencies.lease(version):
+            self._flip(key, alias, version)
+
+    def _flip(self, key: AliasKey, alias: Alias, version: Version) -> None:
+        current = self._live.get(key)
+        if current is None or current.is_overridden:
+            return
+        self._live.put(key, live_alias(alias, version))
+        if version.digest == current.version.digest:
+            return
+        if not self._live.is_live(current.version.digest):
+            self._residencies.hold(current.version.digest, self._rollback_window_s)
+        facts = {
+            "alias": "/".join(key),
+            "generation": alias.generation,
+            "digest": version.digest,
+            "from_digest": current.version.digest,
+        }
+        log.info("alias flipped", extra={"facts": facts})
+
+    async def _present_state(self, version: Version) -> Version:
+        try:
+            return await self._live.version(version.project, version.adapter, version.digest)
+        except VersionYanked as error:
+            return replace(version, state=VersionState.YANKED, state_reason=error.reason)
+
+    def _diverge(self, key: AliasKey, error: Exception) -> None:
+        current = self._live.get(key)
+        if current is not None:
+            self._live.put(key, replace(current, reason=str(error)))
+            log.warning("alias can't follow: %s", error, extra={"facts": {"alias": "/".join(key)}})
+
+    def _applied(self, key: AliasKey) -> None:
+        if self._pending.pop(key, None) is not None:
+            self.on_applied()
+
+    def _keep_previous(self, key: AliasKey, alias: Alias) -> None:
+        """Hold, for the rest of its rollback window, what a freshly used alias may go back to."""
+        age_s = (datetime.now(UTC) - alias.moved_at).total_seconds()
+        left_s = self._rollback_window_s - age_s
+        if alias.previous_digest is None or left_s <= 0:
+            return
+        task = asyncio.create_task(self._bring_previous(key, alias.previous_digest, left_s))
+        self._side_tasks.add(task)
+        task.add_done_callback(self._side_tasks.discard)
+
+    async def _bring_previous(self, key: AliasKey, digest: str, left_s: float) -> None:
+        with suppress(RegistryError, ServerError):
+            version = await self._live.version(key[0], key[1], digest)
+            async with self._residencies.lease(version):
+                self._residencies.hold(digest, left_s)
+
+
+def divergence(name: str, live: LiveAlias) -> str:
+    """Say in a sentence, after its name, why an alias is not answered as the catalog wants."""
+    why = live.reason or "it is being brought in"
+    return f"{name}: wants {live.desired_digest}, serves {live.version.digest}: {why}"

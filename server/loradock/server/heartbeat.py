@@ -1,0 +1,90 @@
+"""What this server tells the catalog every few seconds, and when it has followed a change."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from loradock.registry.errors import RegistryError
+from loradock.registry.registry import Registry
+from loradock.registry.resources import Heartbeat
+from loradock.server.follow import Follower, divergence
+from loradock.server.identity import Identity
+from loradock.server.live import Live
+from loradock.server.names import alias_name
+from loradock.server.residency import Residencies
+from loradock.server.threads import Threads
+
+log = logging.getLogger(__name__)
+
+
+class Pulse:
+    """Writes heartbeats; a catalog that is down only makes them late."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        live: Live,
+        residencies: Residencies,
+        follower: Follower,
+        registry: Registry,
+        threads: Threads,
+        *,
+        interval_s: float,
+    ) -> None:
+        self._identity = identity
+        self._live = live
+        self._residencies = residencies
+        self._follower = follower
+        self._registry = registry
+        self._threads = threads
+        self._interval_s = interval_s
+        self._nudge = asyncio.Event()
+
+    def nudge(self) -> None:
+        """Tell now."""
+        self._nudge.set()
+
+    async def run(self) -> None:
+        """Beat until cancelled."""
+        while True:
+            await self.beat()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_s):
+                    await self._nudge.wait()
+            self._nudge.clear()
+
+    async def beat(self) -> None:
+        """Tell once."""
+        try:
+            await self._threads.run(self._registry.fleet.beat, self.heartbeat())
+        except RegistryError as error:
+            log.debug("heartbeat not written: %s", error)
+
+    async def forget(self) -> None:
+        """Tell the catalog that this server is gone."""
+        with suppress(RegistryError):
+            await self._threads.run(self._registry.fleet.forget, self._identity.server_id)
+
+    def divergences(self) -> tuple[str, ...]:
+        """Say where desired is not live, a sentence each."""
+        return tuple(
+            divergence(alias_name(*key), live)
+            for key, live in self._live.table.items()
+            if live.is_divergent
+        )
+
+    def heartbeat(self) -> Heartbeat:
+        """Say what this server is and has now."""
+        identity = self._identity
+        return Heartbeat(
+            server_id=identity.server_id,
+            address=identity.address,
+            base_name=identity.base.name,
+            base_digests=identity.base_digests,
+            sequence=self._follower.applied_sequence,
+            residencies=self._residencies.report(),
+            divergences=self.divergences(),
+            started_at=identity.started_at,
+        )

@@ -1,0 +1,175 @@
+"""The half of a server that answers: engine, live table, residencies, and who follows changes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from loradock.engine.protocol import Engine
+from loradock.registry.errors import AlreadyExists, NotFound
+from loradock.registry.registry import Registry
+from loradock.server.answer import Answering
+from loradock.server.bridge import Bridge
+from loradock.server.config import Config
+from loradock.server.errors import StartRefused
+from loradock.server.fetch import Fetcher
+from loradock.server.follow import Follower
+from loradock.server.heartbeat import Pulse
+from loradock.server.identity import Identity, base_model_of
+from loradock.server.inference_service import InferenceService
+from loradock.server.live import Live
+from loradock.server.loading import load
+from loradock.server.override import Overrides
+from loradock.server.override_log import OverrideLog
+from loradock.server.prompts import Prompts
+from loradock.server.residency import Residencies
+from loradock.server.server_service import Inside
+from loradock.server.threads import Threads
+
+log = logging.getLogger(__name__)
+
+NUM_LOAD_THREADS = 4
+
+
+@dataclass(slots=True)
+class Inference:
+    """The parts of an inference server."""
+
+    identity: Identity
+    engine: Engine
+    bridge: Bridge
+    follower: Follower
+    inside: Inside
+    service: InferenceService
+    load_threads: Threads
+    registry: Registry
+
+    async def go(self) -> None:
+        """Start the engine's steps, and bring what was left open to its end."""
+        self.bridge.start()
+        await self.follower.start()
+        await self.inside.overrides.reconcile()
+        loop = asyncio.get_running_loop()
+        self.registry.on_commit(lambda: _nudge(loop, self.follower.nudge))
+
+    def follow(self, address: str) -> list[asyncio.Task[None]]:
+        """Follow the catalog, and tell it of this server, from now on."""
+        self.identity.address = address
+        return [
+            asyncio.create_task(self.follower.run()),
+            asyncio.create_task(self.inside.pulse.run()),
+        ]
+
+    async def close(self) -> None:
+        """Stop the engine's steps, and tell the catalog that this server is gone."""
+        self.bridge.close()
+        await asyncio.to_thread(self.engine.close)
+        await self.inside.pulse.forget()
+        self.load_threads.close()
+
+
+async def start_inference(
+    config: Config,
+    registry: Registry,
+    threads: Threads,
+    server_id: str,
+    say: Callable[[str], None],
+) -> Inference:
+    """Load the base, agree with the catalog on it, and put the parts together."""
+    say(f"loading {config.model} …")
+    engine, tokenizer = await asyncio.to_thread(load, config)
+    identity = Identity(server_id, engine.base)
+    await threads.run(agree_on_base, config, registry, identity)
+    bridge = Bridge(
+        engine,
+        max_rows=config.max_running_rows + config.max_queue,
+        max_waiting_tokens=config.stream_buffer_tokens,
+    )
+    live = Live(registry.reader, threads)
+    load_threads = Threads("load", NUM_LOAD_THREADS)
+    residencies = Residencies(
+        engine,
+        Fetcher(registry.blobs.fetch, config.cache_folder, config.cache_bytes),
+        load_threads,
+        budget_bytes=config.max_adapter_bytes,
+        is_live=live.is_live,
+    )
+    follower = Follower(
+        registry.reader,
+        live,
+        residencies,
+        threads,
+        interval_s=config.follow_interval_s,
+        rollback_window_s=config.rollback_window_s,
+    )
+    pulse = Pulse(
+        identity,
+        live,
+        residencies,
+        follower,
+        registry,
+        threads,
+        interval_s=config.heartbeat_interval_s,
+    )
+    decisions = OverrideLog(config.folder / "overrides.jsonl")
+    overrides = Overrides(registry, live, residencies, follower, threads, decisions)
+    follower.on_applied = pulse.nudge
+    follower.on_catalog_back = partial(_reconcile, overrides)
+    answering = Answering(
+        identity,
+        live,
+        residencies,
+        bridge,
+        tokenizer,
+        default_max_tokens=config.default_max_tokens,
+    )
+    service = InferenceService(
+        identity,
+        answering,
+        Prompts(tokenizer, threads),
+        max_text_bytes=config.max_text_bytes,
+    )
+    inside = Inside(engine, live, residencies, pulse, overrides, answering.check_base)
+    return Inference(identity, engine, bridge, follower, inside, service, load_threads, registry)
+
+
+def agree_on_base(config: Config, registry: Registry, identity: Identity) -> None:
+    """Register the base, or check that the catalog means the same by its name."""
+    base = base_model_of(identity.base)
+    try:
+        if config.has_role("registry"):
+            registry.bases.register(base, by=f"server {identity.server_id}")
+            return
+        known = registry.bases.get(base.name)
+    except AlreadyExists as error:
+        raise StartRefused(
+            f"the catalog knows another base by the name {base.name!r}: its digests are not those "
+            "of --model; give it another --model-name"
+        ) from error
+    except NotFound as error:
+        raise StartRefused(
+            f"the catalog knows no base {base.name!r}: run `loradock base register` first"
+        ) from error
+    if known.digests != base.digests:
+        raise StartRefused(
+            f"the catalog's base {base.name!r} is not the one of --model: "
+            f"{known.digests} against {base.digests}"
+        )
+
+
+def _nudge(loop: asyncio.AbstractEventLoop, nudge: Callable[[], None]) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(nudge)
+
+
+def _reconcile(overrides: Overrides) -> None:
+    task = asyncio.create_task(overrides.reconcile())
+    task.add_done_callback(_reconciled)
+
+
+def _reconciled(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.error("overrides were not reconciled", exc_info=task.exception())

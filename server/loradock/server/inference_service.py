@@ -1,0 +1,173 @@
+"""InferenceService: answers through a version, or through the base if it is asked for by name."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+from loradock.registry.errors import InvalidArgument
+from loradock.server import convert_inference as convert
+from loradock.server.answer import Answered, Answering, Piece, Progress, shares
+from loradock.server.call import Call, current_call
+from loradock.server.identity import Identity
+from loradock.server.prompts import Prompts
+from loradock.v1 import inference_service_pb2 as wire
+from loradock.v1 import inference_service_pb2_grpc as grpc_wire
+
+Request = wire.GenerateRequest | wire.StreamGenerateRequest
+
+
+class InferenceService(grpc_wire.InferenceServiceServicer):
+    """Decodes, asks, encodes."""
+
+    def __init__(
+        self, identity: Identity, answering: Answering, prompts: Prompts, *, max_text_bytes: int
+    ) -> None:
+        self._identity = identity
+        self._answering = answering
+        self._prompts = prompts
+        self._max_text_bytes = max_text_bytes
+
+    async def Generate(
+        self, request: wire.GenerateRequest, context: object
+    ) -> wire.GenerateResponse:
+        """Give the whole answer at once."""
+        call = current_call()
+        target = convert.read_target(request.target, call)
+        whole = Piece()
+        async with (
+            self._answering.admitted(target.project, target.reference, call) as (
+                answered,
+                progress,
+            ),
+            aclosing(await self._pieces(request, answered, progress, call)) as pieces,
+        ):
+            async for piece in pieces:
+                whole.add(piece)
+        return wire.GenerateResponse(
+            answerer=convert.answerer(answered, self._identity, call),
+            text=whole.text,
+            finish_reason=convert.finish_reason(progress.finish),
+            usage=convert.usage(progress),
+            timings=convert.timings(progress, call),
+            token_ids=whole.token_ids,
+            token_logprobs=whole.logprobs,
+        )
+
+    async def StreamGenerate(
+        self, request: wire.StreamGenerateRequest, context: object
+    ) -> AsyncIterator[wire.StreamGenerateResponse]:
+        """Give the head, text as it comes, then the tail."""
+        call = current_call()
+        target = convert.read_target(request.target, call)
+        async with self._answering.admitted(target.project, target.reference, call) as (
+            answered,
+            progress,
+        ):
+            answerer = convert.answerer(answered, self._identity, call)
+            yield wire.StreamGenerateResponse(head=wire.StreamHead(answerer=answerer))
+            async with aclosing(await self._pieces(request, answered, progress, call)) as pieces:
+                async for piece in pieces:
+                    yield wire.StreamGenerateResponse(delta=_delta(piece))
+            yield wire.StreamGenerateResponse(tail=_tail(progress, call))
+
+    async def _pieces(
+        self, request: Request, answered: Answered, progress: Progress, call: Call
+    ) -> AsyncGenerator[Piece]:
+        wanted = convert.read_sampling(request.sampling)
+        asked = convert.read_prompt(request.prompt, self._max_text_bytes)
+        prompt = await self._prompts.tokens(asked, answered.profile)
+        return self._answering.generate(answered, progress, prompt, wanted, call)
+
+    async def Score(self, request: wire.ScoreRequest, context: object) -> wire.ScoreResponse:
+        """Give the log-likelihood of each continuation."""
+        call = current_call()
+        target = convert.read_target(request.target, call)
+        asked = convert.read_prompt(request.prompt, self._max_text_bytes)
+        texts = convert.read_continuations("continuations", request.continuations)
+        if not texts:
+            raise InvalidArgument("continuations", "give at least one")
+        async with self._answering.admitted(target.project, target.reference, call) as (
+            answered,
+            progress,
+        ):
+            prompt, tokens = await self._prompts.continuations(
+                asked, answered.profile, texts, end=False
+            )
+            scores = await self._answering.score(answered, progress, prompt, tokens, call)
+        return wire.ScoreResponse(
+            answerer=convert.answerer(answered, self._identity, call),
+            scores=[
+                wire.ScoredContinuation(
+                    logprob=sum(score), token_logprobs=score, num_tokens=len(score)
+                )
+                for score in scores
+            ],
+            usage=convert.usage(progress),
+            timings=convert.timings(progress, call),
+        )
+
+    async def Classify(
+        self, request: wire.ClassifyRequest, context: object
+    ) -> wire.ClassifyResponse:
+        """Give the best of a set of labels: always one of them."""
+        call = current_call()
+        target = convert.read_target(request.target, call)
+        asked = convert.read_prompt(request.prompt, self._max_text_bytes)
+        given = convert.read_continuations("labels", request.labels)
+        async with self._answering.admitted(target.project, target.reference, call) as (
+            answered,
+            progress,
+        ):
+            labels = given or answered.profile.labels
+            if not labels:
+                raise InvalidArgument("labels", "give labels: the answerer has none of its own")
+            prompt, tokens = await self._prompts.continuations(
+                asked, answered.profile, labels, end=True
+            )
+            scores = await self._answering.score(answered, progress, prompt, tokens, call)
+        ranked = _ranked(labels, [sum(score) for score in scores])
+        return wire.ClassifyResponse(
+            answerer=convert.answerer(answered, self._identity, call),
+            label=ranked[0].label,
+            probabilities=ranked,
+            usage=convert.usage(progress),
+            timings=convert.timings(progress, call),
+        )
+
+    async def CountTokens(
+        self, request: wire.CountTokensRequest, context: object
+    ) -> wire.CountTokensResponse:
+        """Count a prompt's tokens with what the templates add. Needs no place in the batch."""
+        call = current_call()
+        target = convert.read_target(request.target, call)
+        asked = convert.read_prompt(request.prompt, self._max_text_bytes)
+        answered = await self._answering.resolve(target.project, target.reference, call)
+        prompt = await self._prompts.tokens(asked, answered.profile)
+        return wire.CountTokensResponse(
+            answerer=convert.answerer(answered, self._identity, call),
+            num_tokens=len(prompt),
+            context_length_tokens=self._identity.base.context_length,
+        )
+
+
+def _delta(piece: Piece) -> wire.StreamDelta:
+    return wire.StreamDelta(
+        text=piece.text, token_ids=piece.token_ids, token_logprobs=piece.logprobs
+    )
+
+
+def _tail(progress: Progress, call: Call) -> wire.StreamTail:
+    return wire.StreamTail(
+        finish_reason=convert.finish_reason(progress.finish),
+        usage=convert.usage(progress),
+        timings=convert.timings(progress, call),
+    )
+
+
+def _ranked(labels: tuple[str, ...], logprobs: list[float]) -> list[wire.LabelProbability]:
+    ranked = sorted(zip(labels, shares(logprobs), logprobs, strict=True), key=lambda r: -r[2])
+    return [
+        wire.LabelProbability(label=label, probability=share, logprob=logprob)
+        for label, share, logprob in ranked
+    ]

@@ -1,0 +1,216 @@
+"""What surrounds every call: its id, who calls, until when, and how its errors leave.
+
+One interceptor, so that the order of these is written in one place. Servicers raise; only here is
+an exception turned into a status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from loradock.registry.errors import InvalidArgument
+from loradock.server.call import Call, enter_call
+from loradock.server.errors import DeadlineExceeded, MessageTooLarge
+from loradock.server.gate import Gate
+from loradock.server.principal import Authenticator
+from loradock.server.status import INTERNAL, row_of, status_of, trailers_of
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID_KEY = "x-request-id"
+MAX_REQUEST_ID_CHARS = 128
+OPEN_SERVICES = ("/grpc.health.v1.",)
+SEND_INSTEAD = (
+    "send a shorter prompt, or fewer or smaller items in one call; weights go up by UploadBlob, "
+    "in chunks"
+)
+ASK_INSTEAD = "ask for less: a smaller page_size, fewer continuations; bytes come by DownloadBlob"
+
+if TYPE_CHECKING:  # generic in annotations only
+    Handler = grpc.RpcMethodHandler[Any, Any]
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """Stands for a request that could not be read, until its call has begun and can be refused."""
+
+    error: Exception
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every method of the project's services, and reflection; leaves health alone."""
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        gate: Gate,
+        *,
+        max_deadline_s: float,
+        max_message_bytes: int,
+    ) -> None:
+        self._authenticator = authenticator
+        self._gate = gate
+        self._max_deadline_s = max_deadline_s
+        self._max_message_bytes = max_message_bytes
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Give the method's handler, wrapped."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler_call_details.method.startswith(OPEN_SERVICES):
+            return handler
+        return self._wrapped(handler, handler_call_details)
+
+    def _wrapped(self, handler: Handler, details: grpc.HandlerCallDetails) -> Handler:
+        answer: Any = (
+            handler.unary_unary
+            or handler.unary_stream
+            or handler.stream_unary
+            or handler.stream_stream
+        )
+
+        async def unary(request: object, context: Context) -> object:
+            async with self._call(details, context):
+                response = await answer(self._checked(request), context)
+                self._check_response(response)
+                return response
+
+        async def stream(request: object, context: Context) -> None:
+            async with (
+                self._call(details, context),
+                aclosing(answer(self._checked(request), context)) as responses,
+            ):
+                async for response in responses:
+                    self._check_response(response)
+                    await context.write(response)
+
+        kind = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[handler.request_streaming, handler.response_streaming]
+        behaviour: Any = stream if handler.response_streaming else unary
+        return kind(
+            behaviour, self._deserializer(handler.request_deserializer), handler.response_serializer
+        )
+
+    @asynccontextmanager
+    async def _call(
+        self, details: grpc.HandlerCallDetails, context: Context
+    ) -> AsyncIterator[None]:
+        metadata = {key: v for key, v in context.invocation_metadata() or () if isinstance(v, str)}
+        request_id = _request_id(metadata.get(REQUEST_ID_KEY, ""))
+        context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
+        started = time.monotonic()
+        reason = "OK"
+        try:
+            principal = self._authenticator.principal(metadata)
+            allowed_s = min(context.time_remaining() or self._max_deadline_s, self._max_deadline_s)
+            call = Call(details.method, request_id, principal, started + allowed_s, started)
+            enter_call(call)
+            with self._gate.passage():
+                async with _until(allowed_s), _interruptible(call):
+                    yield
+        except asyncio.CancelledError:
+            reason = "CANCELLED"
+            raise
+        except grpc.aio.AbortError:
+            reason = "ABORTED"
+            raise
+        except grpc.aio.InternalError as error:  # nobody is at the other end any more
+            reason = "CANCELLED"
+            raise asyncio.CancelledError from error
+        except Exception as error:
+            reason = row_of(error).reason
+            await _abort(context, error, request_id)
+        finally:
+            _tell(details.method, reason, request_id, time.monotonic() - started)
+
+    def _checked(self, request: object) -> object:
+        """Raise what was wrong with a request, now that its call has begun."""
+        if isinstance(request, _Unreadable):
+            raise request.error
+        return self._checked_all(request) if isinstance(request, AsyncIterator) else request
+
+    async def _checked_all(self, requests: AsyncIterator[object]) -> AsyncIterator[object]:
+        async for request in requests:
+            yield self._checked(request)
+
+    def _check_response(self, response: Message) -> None:
+        size = response.ByteSize()
+        if size > self._max_message_bytes:
+            raise MessageTooLarge("response", size, self._max_message_bytes, ASK_INSTEAD)
+
+    def _deserializer(
+        self, deserialize: Callable[[bytes], object] | None
+    ) -> Callable[[bytes], object]:
+        def read(content: bytes) -> object:
+            if len(content) > self._max_message_bytes:
+                limit = self._max_message_bytes
+                return _Unreadable(MessageTooLarge("request", len(content), limit, SEND_INSTEAD))
+            try:
+                return content if deserialize is None else deserialize(content)
+            except DecodeError as error:
+                return _Unreadable(InvalidArgument("request", f"can't be decoded: {error}"))
+
+        return read
+
+
+@asynccontextmanager
+async def _until(seconds: float) -> AsyncIterator[None]:
+    timer = asyncio.timeout(seconds)
+    try:
+        async with timer:
+            yield
+    except TimeoutError as error:
+        if timer.expired():
+            raise DeadlineExceeded from error
+        raise
+
+
+@asynccontextmanager
+async def _interruptible(call: Call) -> AsyncIterator[None]:
+    try:
+        yield
+    except asyncio.CancelledError:
+        if call.interruption is None or call.task is None:
+            raise
+        call.task.uncancel()
+        raise call.interruption from None
+
+
+async def _abort(context: Context, error: Exception, request_id: str) -> None:
+    if row_of(error) is INTERNAL:
+        log.error("unexpected error", exc_info=error)
+    status = status_of(error, request_id)
+    trailers = (*trailers_of(status), (REQUEST_ID_KEY, request_id))
+    try:
+        await context.abort(row_of(error).code, status.message, trailers)
+    except grpc.aio.InternalError as gone:  # nobody is at the other end any more
+        raise asyncio.CancelledError from gone
+
+
+def _request_id(given: str) -> str:
+    if 0 < len(given) <= MAX_REQUEST_ID_CHARS and given.isprintable():
+        return given
+    return uuid.uuid4().hex
+
+
+def _tell(method: str, reason: str, request_id: str, seconds: float) -> None:
+    facts = {"method": method, "status": reason, "request_id": request_id}
+    log.info("answered", extra={"facts": facts | {"seconds": round(seconds, 6)}})

@@ -1,0 +1,72 @@
+"""The gRPC server itself: its options, its services, health and reflection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from loradock.server.errors import StartRefused
+from loradock.server.interceptors import CallInterceptor
+
+# Beyond max_message_bytes but below this many times that, a message is refused with details of our
+# own; above, by gRPC itself, in the same status and with the numbers.
+HARD_LIMIT_FACTOR = 4
+MIN_PING_INTERVAL_MS = 30_000  # the SDK pings every 60 s while calls run
+
+Register = Callable[[grpc.aio.Server], None]
+
+
+class Listener:
+    """One port with its services. Serving, as health tells it, only when told so."""
+
+    def __init__(self, interceptor: CallInterceptor, *, max_message_bytes: int) -> None:
+        self._server = grpc.aio.server(
+            interceptors=(interceptor,),
+            options=(
+                ("grpc.max_receive_message_length", max_message_bytes * HARD_LIMIT_FACTOR),
+                ("grpc.max_send_message_length", max_message_bytes),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+                ("grpc.so_reuseport", 0),
+            ),
+        )
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._names: tuple[str, ...] = ()
+
+    async def open(
+        self, host: str, port: int, services: Mapping[str, Register], *, with_reflection: bool
+    ) -> str:
+        """Listen; give the address, with the port that was taken."""
+        for register in services.values():
+            register(self._server)
+        self._names = ("", *services)
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        if with_reflection:
+            shown = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(shown, self._server)
+        shown_host = f"[{host}]" if ":" in host else host
+        try:
+            taken = self._server.add_insecure_port(f"{shown_host}:{port}")
+        except RuntimeError as error:
+            raise StartRefused(f"can't listen on {shown_host}:{port}: {error}") from error
+        await self._server.start()
+        return f"{shown_host}:{taken}"
+
+    async def say_serving(self) -> None:
+        """Tell health that this server is ready."""
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def say_not_serving(self) -> None:
+        """Tell health that this server is going, for good."""
+        await self._health.enter_graceful_shutdown()
+
+    async def close(self, grace_s: float) -> None:
+        """Stop listening; what still runs after the grace is cancelled."""
+        await self._server.stop(grace_s)
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in self._names:
+            await self._health.set(name, status)

@@ -1,0 +1,161 @@
+"""What this server answers a reference with: the live table, and the versions known by pin.
+
+An alias is answered from the table and from nowhere else, so a catalog that is down changes nothing
+for what was asked for before. A table is never changed: a new one takes its place in one
+assignment. Knows neither residency nor the wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from loradock.registry.errors import VersionYanked
+from loradock.registry.names import Reference
+from loradock.registry.reader import CatalogReader
+from loradock.registry.resources import Alias, Resolved, Version, VersionState
+from loradock.server.threads import Threads
+
+AliasKey = tuple[str, str, str]  # project, adapter, alias
+PinKey = tuple[str, str, int | str]  # project, adapter, number or digest
+MAX_PINS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class LiveAlias:
+    """What an alias is answered with, and where the catalog says it should point."""
+
+    version: Version
+    generation: int
+    desired_digest: str
+    previous_digest: str | None = None  # where the alias would roll back to
+    is_overridden: bool = False
+    reason: str = ""  # why live is not desired
+
+    @property
+    def is_divergent(self) -> bool:
+        """Whether the catalog wants another version."""
+        return self.is_overridden or self.version.digest != self.desired_digest
+
+
+@dataclass(slots=True)
+class _Turn:
+    """Lets one at a time read an alias from the catalog and write it here."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    num_users: int = 0
+
+
+class Live:
+    """The live table. Belongs to the event loop's thread."""
+
+    def __init__(self, reader: CatalogReader, threads: Threads) -> None:
+        self._reader = reader
+        self._threads = threads
+        self._table: dict[AliasKey, LiveAlias] = {}
+        self._pins: dict[PinKey, Version] = {}
+        self._num_forgotten = 0
+        self._turns: dict[AliasKey, _Turn] = {}
+        self._live_digests: frozenset[str] = frozenset()
+        self.on_first_use: Callable[[AliasKey, Alias], None] = lambda key, alias: None
+
+    @property
+    def table(self) -> Mapping[AliasKey, LiveAlias]:
+        """The table as it is now; it never changes."""
+        return MappingProxyType(self._table)
+
+    def get(self, key: AliasKey) -> LiveAlias | None:
+        """Give one line of the table."""
+        return self._table.get(key)
+
+    def is_live(self, digest: str) -> bool:
+        """Whether an alias is answered with a version."""
+        return digest in self._live_digests
+
+    def is_tracked(self, key: AliasKey) -> bool:
+        """Whether changes of an alias matter here: it is live, or being read for the first time."""
+        return key in self._table or key in self._turns
+
+    async def resolve(self, project: str, reference: Reference) -> Resolved:
+        """Say what a reference means now. Raises what the catalog raises; nothing is guessed."""
+        if reference.alias is None:
+            return Resolved(await self._pinned(project, reference), None, None)
+        key = (project, reference.adapter, reference.alias)
+        live = self._table.get(key) or await self._first_use(key)
+        if live.version.state is VersionState.YANKED:
+            raise VersionYanked(str(reference), live.version.state_reason)
+        return Resolved(live.version, reference.alias, live.generation)
+
+    async def _first_use(self, key: AliasKey) -> LiveAlias:
+        async with self.turn(key):
+            if key not in self._table:
+                alias = await self._threads.run(self._reader.alias, *key)
+                version = await self.version(key[0], key[1], alias.version_digest)
+                self.put(key, live_alias(alias, version))
+                self.on_first_use(key, alias)
+            return self._table[key]
+
+    @asynccontextmanager
+    async def turn(self, key: AliasKey) -> AsyncIterator[None]:
+        """Take turns for one alias: what is read from the catalog inside is not overtaken."""
+        turn = self._turns.setdefault(key, _Turn())
+        turn.num_users += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.num_users -= 1
+            if not turn.num_users:
+                del self._turns[key]
+
+    def put(self, key: AliasKey, live: LiveAlias) -> None:
+        """Flip: one assignment, seen by every request that is admitted afterwards."""
+        self._replace({**self._table, key: live})
+
+    def drop(self, key: AliasKey) -> None:
+        """Forget an alias that the catalog no longer has."""
+        self._replace({k: live for k, live in self._table.items() if k != key})
+
+    def _replace(self, table: dict[AliasKey, LiveAlias]) -> None:
+        self._table = table
+        self._live_digests = frozenset(live.version.digest for live in table.values())
+
+    async def version(self, project: str, adapter: str, digest: str) -> Version:
+        """Give a version by its digest, from the catalog only if it was never seen."""
+        return await self._pinned(project, Reference(adapter, digest=digest))
+
+    async def _pinned(self, project: str, reference: Reference) -> Version:
+        pin = reference.digest if reference.number is None else reference.number
+        assert pin is not None
+        key = (project, reference.adapter, pin)
+        known = self._pins.get(key)
+        if known is None:
+            num_forgotten = self._num_forgotten
+            resolved = await self._threads.run(self._reader.resolve, project, reference)
+            known = resolved.version
+            if num_forgotten == self._num_forgotten:  # no version was yanked meanwhile
+                self._remember(known)
+        return known
+
+    def _remember(self, version: Version) -> None:
+        while len(self._pins) >= MAX_PINS:
+            del self._pins[next(iter(self._pins))]
+        self._pins[version.project, version.adapter, version.number] = version
+        self._pins[version.project, version.adapter, version.digest] = version
+
+    def forget_version(self, digest: str) -> None:
+        """Drop what is known of a version that changed its state."""
+        self._num_forgotten += 1
+        self._pins = {k: v for k, v in self._pins.items() if v.digest != digest}
+
+    def aliases_of(self, digest: str) -> list[AliasKey]:
+        """List the aliases that are answered with a version."""
+        return [key for key, live in self._table.items() if live.version.digest == digest]
+
+
+def live_alias(alias: Alias, version: Version) -> LiveAlias:
+    """Make the line of the table by which an alias is answered as the catalog wants it."""
+    return LiveAlias(version, alias.generation, alias.version_digest, alias.previous_digest)

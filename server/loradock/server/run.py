@@ -1,0 +1,54 @@
+"""Runs a server as a process: ready line, signals, exit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from loradock.server.app import Server, start_server
+from loradock.server.config import Config
+from loradock.server.logs import set_up_logging
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Config, ready_file: Path | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain."""
+    set_up_logging(config.log_level)
+    asyncio.run(_serve(config, ready_file))
+
+
+async def _serve(config: Config, ready_file: Path | None) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    server = await start_server(config, _say)
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sign, stop.set)
+    _tell_ready(server, ready_file)
+    await stop.wait()
+    await server.stop()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _tell_ready(server: Server, ready_file: Path | None) -> None:
+    inference = server.inference
+    name = "the registry" if inference is None else inference.identity.base.name
+    if ready_file is not None:
+        ready = {
+            "address": server.address,
+            "base": None if inference is None else name,
+            "server_id": None if inference is None else inference.identity.server_id,
+            "pid": os.getpid(),
+        }
+        partial = ready_file.with_name(ready_file.name + ".partial")
+        partial.write_text(json.dumps(ready))
+        partial.replace(ready_file)
+    print(f"loradock is serving {name} on {server.address}", flush=True)

@@ -1,0 +1,278 @@
+"""Answers through the wire: who answered, S3, S5, S13, S18, S19."""
+
+import asyncio
+import io
+import json
+import logging
+
+import grpc
+import pytest
+from served import BASE, Running, inference, info_of, reason_of, running, target_of, until
+
+from loradock.server.logs import JsonFormatter
+
+
+@pytest.fixture
+async def served(tiny_base, tmp_path):
+    async with running(tiny_base, tmp_path) as running_server:
+        yield running_server
+
+
+@pytest.fixture
+async def triage(served, tiny_adapter):
+    """Two versions of one adapter, the first of which is in production."""
+    for seed in (1, 2):
+        await served.publish("triage", tiny_adapter(seed))
+    await served.set_alias("triage", 1)
+    return served
+
+
+@pytest.mark.contract("S3")
+async def test_s3_unknown_names_are_not_found_and_never_answered_by_the_base(triage):
+    unknown = ("nobody", "triage:staging", "triage@9", "triage@sha256:" + "0" * 64, "acme/triage")
+    for reference in unknown:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await triage.ask(reference)
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND, reference
+        assert reason_of(caught.value) == "NOT_FOUND"
+        assert {"kind", "name"} <= set(info_of(caught.value).metadata)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        request = inference.GenerateRequest(prompt=inference.Prompt(text="hi"))
+        await triage.inference.Generate(request, timeout=10)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    base = await triage.ask(None)
+    assert (base.answerer.adapter, base.answerer.version_digest) == ("", "")
+
+
+@pytest.fixture
+def log_lines():
+    """What the server writes to its log, line by line."""
+    out = io.StringIO()
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(JsonFormatter())
+    logger = logging.getLogger("loradock")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield lambda: [json.loads(line) for line in out.getvalue().splitlines()]
+    logger.removeHandler(handler)
+    logger.setLevel(logging.NOTSET)
+
+
+@pytest.mark.contract("S18")
+async def test_s18_answers_and_log_lines_say_who_answered(triage, log_lines):
+    version = (await triage.alias("triage")).version_digest
+    metadata = (("x-request-id", "my-request"),)
+    answer = await triage.ask("triage", metadata=metadata)
+    who = answer.answerer
+    assert (who.adapter, who.version_number) == ("triage", 1)
+    assert (who.alias, who.generation) == ("production", 1)
+    assert who.version_digest == version
+    assert who.base_model == f"baseModels/{BASE}"
+    assert who.base_digests.weights.startswith("sha256:")
+    assert who.request_id == "my-request"
+    assert who.engine_profile == "cpu/float32"
+    assert answer.usage.prompt_tokens > 0
+    assert answer.usage.output_tokens == len(answer.token_ids)
+    assert 0 < answer.timings.first_token_seconds <= answer.timings.total_seconds
+
+    head = (await anext(aiter(triage.stream("triage@2")))).head.answerer
+    assert (head.version_number, head.alias) == (2, "")
+
+    lines = [line for line in log_lines() if line.get("request_id") == "my-request"]
+    assert [line["message"] for line in lines] == ["adapter is resident", "answered"]
+    for line in lines:
+        assert (line["adapter"], line["version"], line["digest"]) == ("triage", 1, version)
+        assert line["alias"] == "production"
+        assert line["base_weights"] == who.base_digests.weights
+    assert {"status", "seconds", "first_token_s", "output_tokens"} <= set(lines[-1])
+
+
+async def test_stream_gives_head_text_and_tail_that_make_the_unary_answer(triage):
+    whole = await triage.ask("triage", max_tokens=40)
+    events = [event async for event in triage.stream("triage", max_tokens=40)]
+    assert events[0].head.answerer.adapter == "triage"
+    assert "".join(event.delta.text for event in events) == whole.text
+    assert [i for event in events for i in event.delta.token_ids] == list(whole.token_ids)
+    assert events[-1].tail.finish_reason == whole.finish_reason
+    assert events[-1].tail.usage.output_tokens == whole.usage.output_tokens
+
+
+@pytest.mark.contract("S5")
+async def test_s5_the_same_prompt_of_another_version_shares_nothing(triage):
+    """A long common prefix, asked of base and both versions in turn, twice over."""
+    text = "the same long question, " * 4
+    first = {who: await triage.ask(who, text) for who in (None, "triage@1", "triage@2")}
+    again = {who: await triage.ask(who, text) for who in (None, "triage@1", "triage@2")}
+    assert len({tuple(answer.token_ids) for answer in first.values()}) == 3
+    for who, answer in first.items():
+        assert answer.usage.cached_tokens == 0, "nobody else's blocks are reused"
+        assert again[who].token_ids == answer.token_ids
+        assert again[who].usage.cached_tokens > 0, "one's own are"
+
+
+async def test_settings_of_the_request_go_before_the_profile_and_that_before_the_server(
+    tiny_base, tiny_adapter, tmp_path
+):
+    async with running(tiny_base, tmp_path, default_max_tokens=3) as served:
+        await served.publish("bare", tiny_adapter(1))
+        await served.publish("shaped", tiny_adapter(1), decoding={"max_tokens": 5})
+
+        async def length(adapter, **sampling):
+            request = inference.GenerateRequest(
+                target=target_of(adapter),
+                prompt=inference.Prompt(text="hello"),
+                sampling=inference.Sampling(**sampling),
+            )
+            return (await served.inference.Generate(request, timeout=20)).usage.output_tokens
+
+        assert await length("bare@1") == 3
+        assert await length("shaped@1") == 5
+        assert await length("shaped@1", max_tokens=7) == 7
+
+
+async def test_profile_template_and_system_wrap_what_is_asked(served, tiny_adapter):
+    await served.publish("plain", tiny_adapter(1))
+    await served.publish("shaped", tiny_adapter(1), template="Q: {{ content }}\nA:", system="Be.")
+
+    async def asked(adapter, **prompt):
+        request = inference.GenerateRequest(
+            target=target_of(adapter),
+            prompt=inference.Prompt(**prompt),
+            sampling=inference.Sampling(max_tokens=8),
+        )
+        return (await served.inference.Generate(request, timeout=20)).token_ids
+
+    turns = [
+        inference.Message(role="system", content="Be."),
+        inference.Message(role="user", content="Q: why?\nA:"),
+    ]
+    by_hand = await asked("plain@1", chat=inference.Chat(messages=turns))
+    assert await asked("shaped@1", text="why?") == by_hand
+    own_system = [turns[0], inference.Message(role="user", content="why?")]
+    assert await asked("shaped@1", chat=inference.Chat(messages=own_system)) == by_hand
+    assert await asked("shaped@1", raw="why?") == await asked("plain@1", raw="why?")
+
+
+@pytest.mark.contract("S13")
+async def test_s13_cancelled_and_expired_requests_leave_the_batch(triage):
+    endless = {"max_tokens": 120, "text": "go on"}
+    stream = triage.stream("triage", **endless)
+    await anext(aiter(stream))
+    stream.cancel()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await triage.ask("triage", timeout=0.05, **endless)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    unary = asyncio.create_task(triage.ask("triage", **endless))
+    await until(lambda: triage.server.inference.engine.state().num_running)
+    unary.cancel()
+
+    def nothing_left():
+        state = triage.server.inference.engine.state()
+        return not state.num_running and not state.num_waiting
+
+    await until(nothing_left)
+    await until(lambda: all(r.leases == 0 for r in residencies(triage)))
+    assert triage.server.inference.bridge.num_rows == 0
+    assert triage.server.gate.num_inside == 0
+    state = triage.server.inference.engine.state()
+    assert state.num_free_blocks + state.num_cached_blocks == state.num_blocks
+
+
+def residencies(served):
+    return served.server.inference.inside.residencies.report()
+
+
+@pytest.mark.contract("S19")
+async def test_s19_prompt_that_can_never_fit_is_refused_with_the_numbers(triage):
+    limit = triage.server.inference.identity.base.context_length
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await triage.ask("triage", "word " * limit)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    info = info_of(caught.value)
+    assert info.reason == "PROMPT_TOO_LONG"
+    assert int(info.metadata["prompt_tokens"]) > limit
+    assert int(info.metadata["limit_tokens"]) <= limit
+    assert info.metadata["max_tokens"] == "12"
+
+
+@pytest.mark.contract("S19")
+async def test_s19_stop_strings_end_the_answer_and_never_leak(triage):
+    whole = await triage.ask("triage", max_tokens=40)
+    middle = len(whole.text) // 2
+    stop = whole.text[middle : middle + 3]
+    events = [event async for event in triage.stream("triage", max_tokens=40, stop=[stop])]
+    text = "".join(event.delta.text for event in events)
+    assert text == whole.text[: whole.text.index(stop)]
+    assert events[-1].tail.finish_reason == inference.FINISH_REASON_STOP
+    cut = await triage.ask("triage", max_tokens=40, stop=[stop])
+    assert cut.text == text
+
+
+@pytest.mark.contract("S19")
+async def test_s19_slow_reader_is_cancelled(tiny_base, tiny_adapter, tmp_path):
+    async with running(tiny_base, tmp_path, stream_buffer_tokens=8) as served:
+        options = (("grpc.http2.lookahead_bytes", 700), ("grpc.http2.bdp_probe", 0))
+        async with grpc.aio.insecure_channel(served.server.address, options) as channel:
+            stream = Running(served.server, channel).stream(None, max_tokens=200, logprobs=True)
+            await until(lambda: served.server.gate.num_inside)
+            await until(lambda: not served.server.gate.num_inside)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                async for _ in stream:
+                    pass
+        assert reason_of(caught.value) == "SLOW_READER"
+        await until(lambda: not served.server.inference.engine.state().num_running)
+
+
+async def test_score_and_classify_agree(triage):
+    request = inference.ClassifyRequest(
+        target=target_of("triage"),
+        prompt=inference.Prompt(text="which?"),
+        labels=["billing", "bill", "other"],
+    )
+    answer = await triage.inference.Classify(request, timeout=20)
+    assert answer.label == answer.probabilities[0].label
+    assert {p.label for p in answer.probabilities} == {"billing", "bill", "other"}
+    assert sum(p.probability for p in answer.probabilities) == pytest.approx(1)
+    logprobs = [p.logprob for p in answer.probabilities]
+    assert logprobs == sorted(logprobs, reverse=True)
+
+    request = inference.ScoreRequest(
+        target=target_of("triage"),
+        prompt=inference.Prompt(text="which?"),
+        continuations=["billing", "other"],
+    )
+    scores = (await triage.inference.Score(request, timeout=20)).scores
+    by_label = {p.label: p.logprob for p in answer.probabilities}
+    for score, label in zip(scores, ("billing", "other"), strict=True):
+        assert score.num_tokens == len(score.token_logprobs)
+        assert score.logprob == pytest.approx(sum(score.token_logprobs), abs=1e-4)
+        assert by_label[label] < score.logprob, "classify adds the terminator"
+
+
+async def test_classify_takes_the_versions_labels_or_says_that_there_are_none(triage, tiny_adapter):
+    await triage.publish("labelled", tiny_adapter(1), labels=["yes", "no"])
+    prompt = inference.Prompt(text="well?")
+    request = inference.ClassifyRequest(target=target_of("labelled@1"), prompt=prompt)
+    assert (await triage.inference.Classify(request, timeout=20)).label in ("yes", "no")
+    request = inference.ClassifyRequest(target=target_of("triage"), prompt=prompt)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await triage.inference.Classify(request, timeout=20)
+    assert info_of(caught.value).metadata["field"] == "labels"
+
+
+async def test_count_tokens_counts_what_the_answer_counts(triage):
+    request = inference.CountTokensRequest(
+        target=target_of("triage"), prompt=inference.Prompt(text="how many?")
+    )
+    counted = await triage.inference.CountTokens(request, timeout=20)
+    asked = await triage.ask("triage", "how many?")
+    assert counted.num_tokens == asked.usage.prompt_tokens
+    assert counted.answerer.version_digest == asked.answerer.version_digest
+
+
+async def test_the_same_request_id_draws_the_same_tokens(triage):
+    metadata = (("x-request-id", "once"),)
+    hot = {"temperature": 1.0, "max_tokens": 20}
+    first = await triage.ask("triage", metadata=metadata, **hot)
+    assert (await triage.ask("triage", metadata=metadata, **hot)).token_ids == first.token_ids
+    assert (await triage.ask("triage", **hot)).token_ids != first.token_ids

@@ -1,0 +1,162 @@
+"""`loradock serve` as a process: ready line, drain, refusals; stock clients."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+from served import inference, reason_of, running, target_of
+
+from loradock.v1 import inference_service_pb2_grpc
+
+LORADOCK = [sys.executable, "-m", "loradock.cli.main"]
+
+
+@contextmanager
+def process(base, folder, *flags):
+    ready = folder / "ready.json"
+    command = [
+        *(sys.executable, "-c", "from loradock.cli.main import main; main()", "serve"),
+        *("--model", str(base), "--model-name", "tiny", "--dtype", "float32", "--threads", "1"),
+        *("--port", "0", "--data-dir", str(folder / "data"), "--ready-file", str(ready)),
+        *flags,
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            line = server.stdout.readline()
+            assert line.startswith("loradock is serving tiny on 127.0.0.1:"), server.stderr.read()
+            yield server, json.loads(ready.read_text())["address"]
+        finally:
+            server.kill()
+
+
+@pytest.mark.contract("S14")
+def test_s14_sigterm_lets_running_requests_finish_and_exits_with_0(tiny_base, tmp_path):
+    with (
+        process(tiny_base, tmp_path) as (server, address),
+        grpc.insecure_channel(address) as channel,
+    ):
+        health = health_pb2_grpc.HealthStub(channel)
+        stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
+        request = inference.StreamGenerateRequest(
+            target=target_of(None),
+            prompt=inference.Prompt(text="hello"),
+            sampling=inference.Sampling(max_tokens=200),
+        )
+        watched = health.Watch(health_pb2.HealthCheckRequest(), timeout=30)
+        assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
+        streams = [stub.StreamGenerate(request, timeout=30) for _ in range(4)]
+        heads = [next(stream) for stream in streams]
+        server.send_signal(signal.SIGTERM)
+        assert next(watched).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        refused = refusal_of(lambda: stub.Generate(inference.GenerateRequest(), timeout=5))
+        assert refused.code() is grpc.StatusCode.UNAVAILABLE
+        for head, stream in zip(heads, streams, strict=True):
+            events = list(stream)
+            assert head.head.answerer.base_model
+            assert events[-1].tail.usage.output_tokens > 0
+        assert server.wait(timeout=20) == 0
+        lines = [json.loads(line) for line in server.stderr if line.startswith("{")]
+    answered = [line for line in lines if line["message"] == "answered"]
+    assert {"request_id", "status", "seconds", "base_weights"} <= set(answered[0])
+
+
+def refusal_of(call):
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return caught.value
+
+
+async def test_draining_refuses_with_a_reason(tiny_base, tmp_path):
+    async with running(tiny_base, tmp_path) as served:
+        stream = served.stream(None, max_tokens=100)
+        await anext(aiter(stream))
+        stopping = asyncio.create_task(served.server.stop())
+        while not served.server.gate.is_draining:
+            await asyncio.sleep(0)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await served.ask(None)
+        assert reason_of(caught.value) == "DRAINING"
+        assert [event async for event in stream][-1].tail.usage.output_tokens > 0
+        await stopping
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--host", "0.0.0.0", "--model", "x"), "--token-file"),
+        (("--model", "x", "--roles", "registery"), "roles"),
+        ((), "--model"),
+    ],
+)
+def test_refusals_to_start_are_sentences(flags, said, tmp_path):
+    command = [sys.executable, "-c", "from loradock.cli.main import main; main()", "serve"]
+    run = subprocess.run(
+        [*command, "--data-dir", str(tmp_path), *flags], capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 2
+    assert said in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.contract("C7")
+async def test_c7_stock_clients_see_services_and_health(tiny_base, tmp_path):
+    async with running(tiny_base, tmp_path) as served:
+        address = served.server.address
+        names = await asyncio.to_thread(services_by_reflection, address)
+        ours = {"RegistryService", "AliasService", "EvaluationService", "InferenceService"}
+        assert {f"loradock.v1.{name}" for name in ours} <= names
+        health = health_pb2_grpc.HealthStub(served.channel)
+        for name in ("", *(n for n in names if n.startswith("loradock."))):
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING, name
+
+
+def services_by_reflection(address):
+    with grpc.insecure_channel(address) as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        names = set(database.get_services())
+        found = database.FindFileContainingSymbol("loradock.v1.InferenceService")
+        assert found.package == "loradock.v1"
+    return names
+
+
+async def test_another_base_of_the_same_name_is_refused(tiny_base, other_tiny_base, tmp_path):
+    from loradock.server.errors import StartRefused
+
+    async with running(tiny_base, tmp_path):
+        pass
+    with pytest.raises(StartRefused, match="--model-name"):
+        async with running(other_tiny_base, tmp_path):
+            pass
+
+
+async def test_registry_alone_needs_no_model(tmp_path):
+    async with running("", tmp_path, roles="registry", model="") as served:
+        from loradock.v1 import registry_service_pb2
+
+        request = registry_service_pb2.ListAdaptersRequest(parent="projects/default")
+        await served.registry.ListAdapters(request, timeout=10)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await served.look()
+        assert reason_of(caught.value) == "NO_ENGINE"
+
+
+async def test_token_opens_the_door_and_nothing_else_does(tiny_base, tmp_path):
+    async with running(tiny_base, tmp_path, token="right") as served:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await served.ask(None)
+        assert reason_of(caught.value) == "UNAUTHENTICATED"
+        await served.ask(None, metadata=(("authorization", "Bearer right"),))
+        health = health_pb2_grpc.HealthStub(served.channel)
+        await health.Check(health_pb2.HealthCheckRequest(), timeout=10)
