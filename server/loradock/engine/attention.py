@@ -1,8 +1,8 @@
 """Attention of a step's tokens over block-managed key/value memory, on any device.
 
-Rows that decode are computed together, over their blocks padded to the longest row; a prompt's chunk
-or a trie of continuations by itself. The query heads that share a key head are folded into the
-query length, so that keys are never repeated.
+Rows that decode are computed together, over their blocks padded to the longest row; a prompt's
+chunk or a trie of continuations by itself. The query heads that share a key head are folded into
+the query length, so that keys are never repeated.
 """
 
 from __future__ import annotations

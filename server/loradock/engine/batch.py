@@ -1,6 +1,6 @@
 """One step as tensors: which tokens, at which positions, where their keys go, whose they are.
 
-Rows of one adapter stand side by side, rows of the base first. Built once a step, used by all layers.
+Rows of one adapter stand side by side, rows of the base first. Built once a step, for all layers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Chooses how a base is run, and proves on a short text that the choice computes what the base does.
+"""Chooses how a base is run, and proves on a short text that it computes what the base does.
 
 A base's own forward pass is the judge: a decoder whose logits differ from it is never used.
 """
@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from loradock.engine.batch import Batch
+from loradock.engine.cpu.decoder import CpuDecoder, NotUnderstood, refuse_unknown
+from loradock.engine.cpu.library import NoKernels, load_kernels
+from loradock.engine.cpu.packing import Kind
 from loradock.engine.decoder import Decoder
 from loradock.engine.errors import BaseError
 from loradock.engine.loading import LoadedBase
@@ -23,46 +27,81 @@ from loradock.engine.rows import Chunk, GenerateRow
 
 log = logging.getLogger(__name__)
 
+DECODERS = ("auto", "cpu", "modules")
 DEFAULT_KV_BYTES = 1 << 30
 PROBE_TOKENS = 24
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 8e-2}
+_KINDS = {torch.float32: Kind.F32, torch.bfloat16: Kind.BF16}
 
 
-def choose_decoder(base: LoadedBase, *, max_rows: int, kv_tokens: int) -> Decoder:
-    """Give the fastest decoder that proves right. Takes the model over. Raises `BaseError`."""
-    model = base.model
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A short text, and the logits after it by the base's own forward pass."""
+
+    tokens: Tensor
+    logits: Tensor
+
+    def check(self, decoder: Decoder, limit: float) -> None:
+        """Raise `BaseError` if a decoder's logits are another base's."""
+        error = self._distance(decoder)
+        if not error <= limit:
+            raise BaseError(
+                f"this base, {decoder.description}, gives logits that are {error:.2g} away from "
+                f"its own (relative; {limit:g} is accepted): it can't be served in a batch"
+            )
+
+    def _distance(self, decoder: Decoder) -> float:
+        """Run the text in two chunks; give the largest difference over the largest logit."""
+        work = Generate("probe", tuple(self.tokens.tolist()), Sampling(max_tokens=1))
+        row = GenerateRow(work, seed=0)
+        row.blocks = list(range(-(-len(self.tokens) // BLOCK_TOKENS)))
+        half = len(self.tokens) // 2
+        decoder.clear(row.blocks)
+        for start, end in ((0, half), (half, len(self.tokens))):
+            logits = decoder.forward(Batch([Chunk(row, start, end)], {}, self.tokens.device))
+        return ((logits[-1] - self.logits).abs().max() / self.logits.abs().max()).item()
+
+
+def choose_decoder(
+    base: LoadedBase, *, max_rows: int, kv_tokens: int, decoder: str = "auto"
+) -> Decoder:
+    """Give the fastest decoder that can run a base. Takes the model over. Raises `BaseError`."""
     with torch.inference_mode():
-        probe = torch.arange(PROBE_TOKENS, device=model.device) * 7919 % base.info.vocab_size
-        wanted = _own_logits(model, probe)
-        layers = _head_shapes(model)
+        probe = _probe(base)
+        layers = _head_shapes(base.model)
         num_blocks = _num_blocks(base, layers, max_rows, kv_tokens)
-        decoder = ModulesDecoder(model, list(base.info.modules), num_blocks, layers)
-        error = difference(decoder, probe, wanted)
-    limit = TOLERANCE[model.dtype]
-    if not error <= limit:
-        raise BaseError(
-            f"{base.info.architecture} can't be run in a batch: its logits come out "
-            f"{error:.2g} away from its own (relative; at most {limit:g} is accepted)"
-        )
-    return decoder
+        reason = _why_not_on_cpu(base.model)
+        if decoder == "cpu" and reason:
+            raise BaseError(f"the kernels for CPUs can't run this base: {reason}")
+        if decoder == "modules" or reason:
+            log.warning("the base runs through its own modules", extra={"facts": {"why": reason}})
+            chosen: Decoder = ModulesDecoder(
+                base.model, list(base.info.modules), num_blocks, layers
+            )
+        else:
+            chosen = CpuDecoder(base.model, _KINDS[base.model.dtype], num_blocks)
+        probe.check(chosen, TOLERANCE[base.model.dtype])
+    return chosen
 
 
-def difference(decoder: Decoder, tokens: Tensor, wanted: Tensor) -> float:
-    """Run a short text through a decoder in two chunks; give its distance from `wanted` logits."""
-    row = GenerateRow(Generate("probe", tuple(tokens.tolist()), Sampling(max_tokens=1)), 0)
-    row.blocks = list(range(-(-len(tokens) // BLOCK_TOKENS)))
-    decoder.clear(row.blocks)
-    half = len(tokens) // 2
-    for start, end in ((0, half), (half, len(tokens))):
-        logits = decoder.forward(Batch([Chunk(row, start, end)], {}, tokens.device))
-    decoder.clear(row.blocks)
-    return ((logits[-1] - wanted).abs().max() / wanted.abs().max()).item()
+def _probe(base: LoadedBase) -> Probe:
+    tokens = torch.arange(PROBE_TOKENS, device=base.model.device) * 7919 % base.info.vocab_size
+    logits: Tensor = base.model(input_ids=tokens[None], use_cache=False).logits[0, -1]
+    return Probe(tokens, logits.float())
 
 
-def _own_logits(model: PreTrainedModel, tokens: Tensor) -> Tensor:
-    """Give the logits after the last token by the model's own attention, in float32."""
-    logits: Tensor = model(input_ids=tokens[None], use_cache=False).logits[0, -1]
-    return logits.float()
+def _why_not_on_cpu(model: PreTrainedModel) -> str:
+    """Say why a base can't be run by the kernels for CPUs; nothing if it can."""
+    if model.device.type != "cpu":
+        return f"it is on {model.device}"
+    if model.dtype not in _KINDS:
+        return f"there are none for {model.dtype}"
+    try:
+        refuse_unknown(model)
+        load_kernels()
+    except (NotUnderstood, NoKernels) as error:
+        return str(error)
+    return ""
 
 
 def _head_shapes(model: PreTrainedModel) -> list[HeadShape]:
@@ -80,4 +119,4 @@ def _num_blocks(
     if not kv_tokens:
         affordable = DEFAULT_KV_BYTES // bytes_per_block(layers, base.model.dtype) * BLOCK_TOKENS
         kv_tokens = min(max_rows * context, max(affordable, context))
-    return max(-(-kv_tokens // BLOCK_TOKENS), 2)
+    return max(-(-kv_tokens // BLOCK_TOKENS), -(-PROBE_TOKENS // BLOCK_TOKENS))

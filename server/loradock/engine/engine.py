@@ -1,7 +1,7 @@
 """The built-in engine: one thread, one resident base, one mixed batch a step.
 
 Everything that is decided (who runs, with which blocks) is the scheduler's; everything that is
-computed is the decoder's. This module only carries rows from one to the other, and their tokens out.
+computed is the decoder's. This module carries rows from one to the other, and their tokens out.
 """
 
 from __future__ import annotations
@@ -57,13 +57,16 @@ class BuiltinEngine:
         kv_tokens: int = 0,
         step_tokens: int = 0,
         threads: int = 0,
+        decoder: str = "auto",
     ) -> None:
         """Take over a loaded base; 0 lets the engine choose. Raises `BaseError`."""
         if threads:
             torch.set_num_threads(threads)
         self._eos = _eos_tokens(base.model)
         self._device, self._dtype = base.model.device, base.model.dtype
-        self._decoder = choose_decoder(base, max_rows=max_rows, kv_tokens=kv_tokens)
+        self._decoder = choose_decoder(
+            base, max_rows=max_rows, kv_tokens=kv_tokens, decoder=decoder
+        )
         log.info("the base is packed", extra={"facts": {"how": self._decoder.description}})
         self._base = base.info
         self._pool = BlockPool(self._decoder.num_blocks)
@@ -195,7 +198,7 @@ class BuiltinEngine:
         """Note what was computed, and use the distributions that were asked for."""
         for chunk in chunks:
             self._scheduler.advance(chunk)
-        parts = logits.split([len(chunk.wanted) for chunk in chunks])
+        parts = torch.split(logits, [len(chunk.wanted) for chunk in chunks])
         asked = [(chunk, part) for chunk, part in zip(chunks, parts, strict=True) if len(part)]
         scored = [(c, part) for c, part in asked if isinstance(c.row, ScoreRow)]
         generated = [(c, part) for c, part in asked if isinstance(c.row, GenerateRow)]

@@ -126,7 +126,7 @@ def head_shapes(model: PreTrainedModel) -> list[HeadShape]:
 
 def _wrap(model: PreTrainedModel, module_names: Sequence[str]) -> Step:
     step = _attach(model)
-    head = model.get_output_embeddings()
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     for name in module_names:
         parent, _, child = name.rpartition(".")
         inner = model.get_submodule(name)
@@ -141,7 +141,7 @@ def _attach(model: PreTrainedModel) -> Step:
     model.set_attn_implementation(ATTENTION_NAME)
     for module in model.modules():
         if hasattr(module, "layer_idx"):
-            module.loradock_step = step
+            module.__dict__["loradock_step"] = step  # not a submodule, not a parameter
     return step
 
 

@@ -177,7 +177,7 @@ class Engine(Protocol):
         """Forget a resident adapter. Its caller has made sure that no row uses it. Idempotent."""
 
     def submit(self, work: Work) -> None:
-        """Queue a row. Raises `TooLong` if it could never fit, `NotResident` if its adapter isn't."""
+        """Queue a row. Raises `BadWork`, `TooLong` if it could never fit, or `NotResident`."""
 
     def cancel(self, row: str) -> None:
         """Take a row out within one step. Unknown rows are ignored: they have just ended."""

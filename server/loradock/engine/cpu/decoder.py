@@ -8,24 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from loradock.engine.batch import Batch
 from loradock.engine.cpu import library
 from loradock.engine.cpu.packing import LANES, Kind, PackedMatrix, pack, pack_rows
 from loradock.engine.cpu.step import Scratch, step_of
-from loradock.engine.cpu.updates import PackedUpdates, Part, Site, is_understood, pack_updates
+from loradock.engine.cpu.updates import PackedUpdates, Part, Site, pack_updates
 from loradock.engine.lora import Adapter, LoraAdapter
 from loradock.engine.memory import BLOCK_TOKENS
 
+LlamaLike = Any  # transformers models of FAMILIES, and their layers: alike in names, not in type
 FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
 
 class NotUnderstood(Exception):
-    """This base can't be run here; the message says why."""
+    """A base that can't be run here; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,8 @@ class CpuAdapter(Adapter):
 class CpuDecoder:
     """A Llama-like base in panels. Takes the model's weights over as it packs them."""
 
-    def __init__(self, model: PreTrainedModel, kind: Kind, num_blocks: int) -> None:
-        """Pack. Raises `NotUnderstood`, with the model untouched, or `NoKernels`."""
-        refuse_unknown(model)
+    def __init__(self, model: LlamaLike, kind: Kind, num_blocks: int) -> None:
+        """Pack. The model must be one that `refuse_unknown` lets pass. Raises `NoKernels`."""
         self._kernels = library.load_kernels()
         config = model.config
         self._num_blocks = num_blocks
@@ -103,7 +103,7 @@ class CpuDecoder:
 class _PackedLayer:
     """One layer's weights and key/value memory, and the struct that points to them."""
 
-    def __init__(self, layer: nn.Module, shape: library.Shape, kind: Kind, num_blocks: int) -> None:
+    def __init__(self, layer: LlamaLike, shape: library.Shape, kind: Kind, num_blocks: int) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         size = (num_blocks, shape.key_heads, shape.dim, BLOCK_TOKENS)
         self.keys = torch.zeros(size, dtype=kind.of_adapters.dtype)
@@ -129,7 +129,7 @@ class _PackedLayer:
         )
 
 
-def refuse_unknown(model: PreTrainedModel) -> None:
+def refuse_unknown(model: LlamaLike) -> None:
     """Raise `NotUnderstood` unless all of a model's parts are known here."""
     config = model.config
     name = type(model).__name__
@@ -151,13 +151,7 @@ def refuse_unknown(model: PreTrainedModel) -> None:
         raise NotUnderstood(f"its sizes are no multiples of {LANES}")
 
 
-def understands(module_names: Sequence[str], model: PreTrainedModel) -> bool:
-    """Whether adapters of all of a base's modules can be packed."""
-    sites = _sites(_shape(model, Kind.F32))
-    return all(is_understood(name, sites) for name in module_names)
-
-
-def _shape(model: PreTrainedModel, kind: Kind) -> library.Shape:
+def _shape(model: LlamaLike, kind: Kind) -> library.Shape:
     config, attention = model.config, model.model.layers[0].self_attn
     return library.Shape(
         hidden=config.hidden_size,

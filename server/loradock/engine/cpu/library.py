@@ -142,7 +142,7 @@ def load_kernels() -> ctypes.CDLL:
 
 
 def _built(folder: Path) -> Path:
-    """Compile into a file named for source, flags and processor; never rewrite one that is there."""
+    """Compile into a file named for what it was made of; never rewrite one that is there."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     identity = (SOURCE.read_bytes(), repr((compiler, FLAGS, _processor())).encode())
     library = folder / f"{hashlib.sha256(b'|'.join(identity)).hexdigest()[:32]}.so"

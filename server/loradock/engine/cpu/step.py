@@ -1,4 +1,4 @@
-"""One step as `kernels.c` reads it: pointers to the batch, to the adapters and to scratch memory."""
+"""One step as `kernels.c` reads it: pointers to the batch, to adapters and to scratch memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PackedSegment = tuple[PackedUpdates, int, int]  # updates, first token, last tok
 
 
 class Scratch:
-    """Memory that steps use over again; it grows to the largest step. Belongs to the step thread."""
+    """Memory that steps use again; it grows to the largest step. Belongs to the step thread."""
 
     def __init__(self) -> None:
         self._tensors: dict[str, Tensor] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -56,12 +55,6 @@ def pack_updates(
         tuple(packer.structs),
         tuple(packer.matrices),
     )
-
-
-def is_understood(module: str, sites: Sequence[Site]) -> bool:
-    """Whether updates of a module of the base can be packed."""
-    known = {part.module for site in sites for part in site}
-    return module == "lm_head" or re.sub(r"^model\.layers\.\d+\.", "", module) in known
 
 
 class _Packer:
