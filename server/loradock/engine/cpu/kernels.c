@@ -19,7 +19,8 @@
 #endif
 
 #define LANES 16 /* outputs of a panel, keys of a block */
-#define MAX_ROWS 16 /* tokens whose sums fit into registers */
+#define MAX_ROWS 12 /* tokens whose sums for two panels fit into registers */
+#define MAX_GROUP 4 /* queries that are computed over one load of a key head */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float f32x16 __attribute__((vector_size(64), aligned(4)));
@@ -93,7 +94,7 @@ typedef struct {
     void *packed_adapter; /* the same in the adapters' kind, where that is another */
     float *token_scales; /* [tokens]: with INT8 */
     bf16 *narrow_packed; /* [tokens, max_rank] */
-    float *scores; /* [threads, heads of a group, places] */
+    float *scores; /* [threads, MAX_GROUP, places] */
     int32_t max_places;
 } Step;
 
@@ -147,6 +148,17 @@ INLINE f32x16 exp16(f32x16 x) {
     return (f32x16)((i32x16)y + (whole << 23));
 }
 
+/* sum + the products of pairs of bf16 numbers: one pair by sixteen. */
+INLINE f32x16 add_pairs(f32x16 sum, uint32_t pair, u32x16 pairs) {
+    const u32x16 both = pair - (u32x16){0};
+#ifdef __AVX512BF16__
+    return (f32x16)_mm512_dpbf16_ps((__m512)sum, (__m512bh)both, (__m512bh)pairs);
+#else
+    sum += (f32x16)(both << 16) * (f32x16)(pairs << 16);
+    return sum + (f32x16)(both & 0xffff0000u) * (f32x16)(pairs & 0xffff0000u);
+#endif
+}
+
 /* ---- products ------------------------------------------------------------------------------ */
 
 /* Sums of R tokens by P panels: acc[r][p] = x[r] . panel[p]. R and P are constants where used. */
@@ -156,7 +168,7 @@ INLINE void tile_f32(const int R, const int P, const float *x, size_t ldx, const
         f32x16 weights[4];
 #pragma GCC unroll 4
         for (int p = 0; p < P; p++) weights[p] = load16(w + p * panel + (size_t)k * LANES);
-#pragma GCC unroll 16
+#pragma GCC unroll 12
         for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
             for (int p = 0; p < P; p++) acc[r][p] += weights[p] * x[r * ldx + k];
@@ -170,21 +182,12 @@ INLINE void tile_bf16(const int R, const int P, const bf16 *x, size_t ldx, const
 #pragma GCC unroll 4
         for (int p = 0; p < P; p++)
             weights[p] = *(const u32x16 *)(w + p * panel + (size_t)k * LANES);
-#pragma GCC unroll 16
+#pragma GCC unroll 12
         for (int r = 0; r < R; r++) {
             uint32_t pair;
             memcpy(&pair, x + r * ldx + k, 4);
-            u32x16 both = pair - (u32x16){0};
 #pragma GCC unroll 4
-            for (int p = 0; p < P; p++) {
-#ifdef __AVX512BF16__
-                acc[r][p] = (f32x16)_mm512_dpbf16_ps((__m512)acc[r][p], (__m512bh)both,
-                                                     (__m512bh)weights[p]);
-#else
-                acc[r][p] += (f32x16)(both << 16) * (f32x16)(weights[p] << 16);
-                acc[r][p] += (f32x16)(both & 0xffff0000u) * (f32x16)(weights[p] & 0xffff0000u);
-#endif
-            }
+            for (int p = 0; p < P; p++) acc[r][p] = add_pairs(acc[r][p], pair, weights[p]);
         }
     }
 }
@@ -197,7 +200,7 @@ INLINE void tile_int8(const int R, const int P, const uint8_t *x, size_t ldx, co
 #pragma GCC unroll 4
         for (int p = 0; p < P; p++)
             weights[p] = *(const i32x16 *)(w + p * panel + (size_t)k * LANES);
-#pragma GCC unroll 16
+#pragma GCC unroll 12
         for (int r = 0; r < R; r++) {
             int32_t four;
             memcpy(&four, x + r * ldx + k, 4);
@@ -227,7 +230,7 @@ typedef struct {
 
 INLINE void put(const int R, const int P, const Matrix *w, int panel, f32x16 acc[MAX_ROWS][4],
                 const Target *to, int token) {
-#pragma GCC unroll 16
+#pragma GCC unroll 12
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
         for (int p = 0; p < P; p++) {
@@ -247,7 +250,7 @@ INLINE void put(const int R, const int P, const Matrix *w, int panel, f32x16 acc
 INLINE void tile(const int R, const int P, const Matrix *w, int panel, const void *x, size_t ldx,
                  const Target *to, int token) {
     f32x16 acc[MAX_ROWS][4];
-#pragma GCC unroll 16
+#pragma GCC unroll 12
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
         for (int p = 0; p < P; p++) acc[r][p] = (f32x16){0};
@@ -264,23 +267,26 @@ INLINE void tile(const int R, const int P, const Matrix *w, int panel, const voi
     put(R, P, w, panel, acc, to, token);
 }
 
-/* Few tokens leave registers for more panels at a time, which hides the latency of the sums. */
+/* Tokens by panels that are computed at a time. What counts is how often an operand is loaded for
+ * each sum, and that there are enough sums to hide their latency; up to 16 tokens go in two halves,
+ * the second of which finds its weights in the nearest cache. */
 #define CASE(R, P) \
     case R: tile(R, P, w, panel, x, ldx, to, token); break
-#define NARROW(R) CASE(R, 1)
 
 static void tiles_of_one(int rows, const Matrix *w, int panel, const void *x, size_t ldx,
                          const Target *to, int token) {
     switch (rows) {
-        NARROW(1); NARROW(2); NARROW(3); NARROW(4); NARROW(5); NARROW(6); NARROW(7); NARROW(8);
-        NARROW(9); NARROW(10); NARROW(11); NARROW(12); NARROW(13); NARROW(14); NARROW(15);
-        NARROW(16);
+        CASE(1, 1); CASE(2, 1); CASE(3, 1); CASE(4, 1); CASE(5, 1); CASE(6, 1); CASE(7, 1);
+        CASE(8, 1); CASE(9, 1); CASE(10, 1); CASE(11, 1); CASE(12, 1);
     }
 }
 
 static void tiles_of_two(int rows, const Matrix *w, int panel, const void *x, size_t ldx,
                          const Target *to, int token) {
-    switch (rows) { CASE(5, 2); CASE(6, 2); CASE(7, 2); CASE(8, 2); CASE(12, 2); }
+    switch (rows) {
+        CASE(1, 2); CASE(2, 2); CASE(3, 2); CASE(4, 2); CASE(5, 2); CASE(6, 2); CASE(7, 2);
+        CASE(8, 2); CASE(9, 2); CASE(10, 2); CASE(11, 2); CASE(12, 2);
+    }
 }
 
 static void tiles_of_four(int rows, const Matrix *w, int panel, const void *x, size_t ldx,
@@ -292,24 +298,23 @@ static void tiles_of_four(int rows, const Matrix *w, int panel, const void *x, s
 static void product(const Matrix *w, int first, int last, const void *x, size_t ldx, int start,
                     int end, const Target *to) {
     const int tokens = end - start;
-    const int rows = tokens <= MAX_ROWS ? tokens : 12;
-    const int group = rows <= 4 ? 4 : rows <= 8 || tokens > MAX_ROWS ? 2 : 1;
+    const int rows = tokens <= 8 ? tokens : tokens <= 16 ? (tokens + 1) / 2 : MAX_ROWS;
+    const int group = rows <= 4 ? 4 : 2;
     for (int panel = first; panel < last;) {
-        const int panels = last - panel >= group ? group : 1;
+        const int panels = last - panel >= group ? group : last - panel >= 2 ? 2 : 1;
         for (int token = start; token < end; token += rows) {
             const int now = end - token < rows ? end - token : rows;
-            if (panels == 4 && now <= 4) tiles_of_four(now, w, panel, x, ldx, to, token);
-            else if (panels == 2 && (now == 12 || (now >= 5 && now <= 8)))
-                tiles_of_two(now, w, panel, x, ldx, to, token);
-            else
-                for (int p = 0; p < panels; p++)
-                    tiles_of_one(now, w, panel + p, x, ldx, to, token);
+            if (panels == 4) tiles_of_four(now, w, panel, x, ldx, to, token);
+            else if (panels == 2) tiles_of_two(now, w, panel, x, ldx, to, token);
+            else tiles_of_one(now, w, panel, x, ldx, to, token);
         }
         panel += panels;
     }
 }
 
 INLINE int share(int count, int part, int parts) { return (int)((int64_t)count * part / parts); }
+
+INLINE int at_most(int limit, int64_t count) { return count < limit ? (int)count : limit; }
 
 INLINE int panels_of(const Matrix *w) { return (w->outputs + LANES - 1) / LANES; }
 
@@ -355,30 +360,45 @@ INLINE const Update *update_at(const Segment *segment, int layer, int site) {
     return segment->updates[layer * NUM_SITES + site];
 }
 
-/* The narrow products of all segments; a task is a panel of one segment. */
-static int shrink_all(const Step *step, const Shape *shape, int layer, int site, int inputs,
-                      int thread, int threads) {
+/* One panel of a segment's narrow product, rounded to the adapters' kind. */
+static void shrink(const Step *step, const Shape *shape, const Segment *segment,
+                   const Matrix *w, int panel) {
     const void *x = shape->kind == INT8 ? step->packed_adapter : step->packed;
     const Target to = {step->narrow, step->max_rank, 0, NULL};
-    int task = 0, found = 0;
+    product(w, panel, panel + 1, x, w->inputs, segment->start, segment->end, &to);
+    if (shape->kind == F32) return;
+    for (int token = segment->start; token < segment->end; token++) {
+        const size_t at = (size_t)token * step->max_rank + panel * LANES;
+        for (int i = 0; i < LANES; i++) step->narrow_packed[at + i] = to_bf16(step->narrow[at + i]);
+    }
+}
+
+/* Cost of one panel for so many tokens: loading its weights costs as much as a few tokens do. */
+INLINE int64_t panel_cost(int tokens) { return tokens + 4; }
+
+/* What the narrow products of a site cost together; nothing if no segment has any. */
+static int64_t shrink_cost(const Step *step, int layer, int site) {
+    int64_t cost = 0;
+    for (int s = 0; s < step->num_segments; s++) {
+        const Segment *segment = &step->segments[s];
+        const Update *update = update_at(segment, layer, site);
+        if (update) cost += panels_of(&update->shrink) * panel_cost(segment->end - segment->start);
+    }
+    return cost;
+}
+
+/* Those narrow products of a site that begin within a thread's part of the cost. */
+static void shrink_part(const Step *step, const Shape *shape, int layer, int site, int64_t at,
+                        int64_t begin, int64_t end) {
     for (int s = 0; s < step->num_segments; s++) {
         const Segment *segment = &step->segments[s];
         const Update *update = update_at(segment, layer, site);
         if (!update) continue;
-        found = 1;
-        for (int panel = 0; panel < panels_of(&update->shrink); panel++)
-            if (task++ % threads == thread)
-                product(&update->shrink, panel, panel + 1, x, inputs, segment->start, segment->end,
-                        &to);
+        for (int panel = 0; panel < panels_of(&update->shrink); panel++) {
+            if (at >= begin && at < end) shrink(step, shape, segment, &update->shrink, panel);
+            at += panel_cost(segment->end - segment->start);
+        }
     }
-    return found;
-}
-
-/* Rounds the narrow products of a thread's tokens for the wide ones. */
-static void pack_narrow(const Step *step, const Shape *shape, int begin, int end) {
-    if (shape->kind == F32) return;
-    const size_t first = (size_t)begin * step->max_rank, last = (size_t)end * step->max_rank;
-    for (size_t i = first; i < last; i++) step->narrow_packed[i] = to_bf16(step->narrow[i]);
 }
 
 static void expand_all(const Step *step, const Shape *shape, int layer, int site, float *y,
@@ -402,23 +422,26 @@ static void expand_all(const Step *step, const Shape *shape, int layer, int site
     }
 }
 
-/* y = x w' (+ y), with every segment's update; ends with a barrier. */
+/* y = x w' (+ y), with every segment's update; ends with a barrier.
+ *
+ * Wide and narrow products are one line of work that threads share by its cost. */
 static void project(const Step *step, const Shape *shape, const Matrix *w, int layer, int site,
                     float *y, int add) {
     const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
-    const int first = share(panels_of(w), thread, threads);
-    const int last = share(panels_of(w), thread + 1, threads);
-    const size_t ldy = (size_t)panels_of(w) * LANES;
+    const int panels = panels_of(w);
+    const size_t ldy = (size_t)panels * LANES;
     const Target to = {y, ldy, add, step->token_scales};
-    product(w, first, last, step->packed, w->inputs, 0, step->num_tokens, &to);
-    if (step->num_segments && shrink_all(step, shape, layer, site, w->inputs, thread, threads)) {
+    const int64_t each = panel_cost(step->num_tokens), wide = each * panels;
+    const int64_t narrow = shrink_cost(step, layer, site);
+    const int64_t begin = (wide + narrow) * thread / threads;
+    const int64_t end = (wide + narrow) * (thread + 1) / threads;
+    product(w, at_most(panels, (begin + each - 1) / each), at_most(panels, (end + each - 1) / each),
+            step->packed, w->inputs, 0, step->num_tokens, &to);
+    if (narrow) {
+        shrink_part(step, shape, layer, site, wide, begin, end);
 #pragma omp barrier
-        pack_narrow(step, shape, share(step->num_tokens, thread, threads),
-                    share(step->num_tokens, thread + 1, threads));
-        if (shape->kind != F32) {
-#pragma omp barrier
-        }
-        expand_all(step, shape, layer, site, y, ldy, first, last);
+        expand_all(step, shape, layer, site, y, ldy, share(panels, thread, threads),
+                   share(panels, thread + 1, threads));
     }
 #pragma omp barrier
 }
@@ -480,33 +503,31 @@ static void place_tokens(const Step *step, const Layer *layer, const Shape *shap
     }
 }
 
-/* Scores of one query against a block of sixteen keys. */
-INLINE f32x16 score_block(const Shape *shape, const void *keys, size_t at, const float *q,
-                          const bf16 *q_packed) {
-    f32x16 even = {0}, odd = {0};
+/* Scores of G queries against a block of sixteen keys. */
+INLINE void score_block(const int G, const Shape *shape, const void *keys, size_t at,
+                        const float *q, const bf16 *q_packed, f32x16 scores[MAX_GROUP]) {
+    const int dim = shape->dim;
+#pragma GCC unroll 4
+    for (int g = 0; g < G; g++) scores[g] = (f32x16){0};
     if (shape->kind == F32) {
         const float *k = (const float *)keys + at;
-        for (int i = 0; i < shape->dim; i += 2) {
-            even += load16(k + i * LANES) * q[i];
-            odd += load16(k + (i + 1) * LANES) * q[i + 1];
+        for (int i = 0; i < dim; i++) {
+            const f32x16 sixteen = load16(k + i * LANES);
+#pragma GCC unroll 4
+            for (int g = 0; g < G; g++) scores[g] += sixteen * q[g * dim + i];
         }
-        return even + odd;
+        return;
     }
     const bf16 *k = (const bf16 *)keys + at;
-    for (int i = 0; i < shape->dim; i += 2) {
-        u32x16 pairs = *(const u32x16 *)(k + i * LANES);
-        uint32_t pair;
-        memcpy(&pair, q_packed + i, 4);
-        u32x16 both = pair - (u32x16){0};
-#ifdef __AVX512BF16__
-        f32x16 *sum = i & 2 ? &odd : &even;
-        *sum = (f32x16)_mm512_dpbf16_ps((__m512)*sum, (__m512bh)both, (__m512bh)pairs);
-#else
-        even += (f32x16)(both << 16) * (f32x16)(pairs << 16);
-        odd += (f32x16)(both & 0xffff0000u) * (f32x16)(pairs & 0xffff0000u);
-#endif
+    for (int i = 0; i < dim; i += 2) {
+        const u32x16 pairs = *(const u32x16 *)(k + i * LANES);
+#pragma GCC unroll 4
+        for (int g = 0; g < G; g++) {
+            uint32_t pair;
+            memcpy(&pair, q_packed + g * dim + i, 4);
+            scores[g] = add_pairs(scores[g], pair, pairs);
+        }
     }
-    return even + odd;
 }
 
 /* Blank out the places of a block that a token does not see. */
@@ -541,44 +562,87 @@ static float soften(float *scores, int places) {
     return 1.0f / sum16(sums);
 }
 
+/* What one token's queries attend to. */
+typedef struct {
+    const int32_t *blocks;
+    int num_blocks;
+    int places; /* its own is the last */
+    size_t head; /* of a key head in a block */
+    size_t stride; /* from block to block */
+} View;
+
+/* The weighted sum of V vectors of the values, for G heads. */
+INLINE void mix(const int G, const int V, const Shape *shape, const void *values, const View *view,
+                int d, const float *weights, size_t ld, const float *factors, float *out) {
+    f32x16 sums[MAX_GROUP][4];
+#pragma GCC unroll 4
+    for (int g = 0; g < G; g++)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; v++) sums[g][v] = (f32x16){0};
+    for (int b = 0; b < view->num_blocks; b++) {
+        const size_t at = view->blocks[b] * view->stride + view->head + d;
+        const int slots = view->places - b * LANES < LANES ? view->places - b * LANES : LANES;
+        for (int slot = 0; slot < slots; slot++) {
+            f32x16 value[4];
+#pragma GCC unroll 4
+            for (int v = 0; v < V; v++)
+                value[v] = load_value(shape, values, at + (size_t)slot * shape->dim + v * LANES);
+#pragma GCC unroll 4
+            for (int g = 0; g < G; g++)
+#pragma GCC unroll 4
+                for (int v = 0; v < V; v++)
+                    sums[g][v] += value[v] * weights[g * ld + b * LANES + slot];
+        }
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < G; g++)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; v++)
+            store16(out + (size_t)g * shape->dim + d + v * LANES, sums[g][v] * factors[g]);
+}
+
+/* G queries of one token that share a key head: [G, dim] in, [G, dim] out. */
+INLINE void attend_group(const int G, const Step *step, const Layer *layer, const Shape *shape,
+                         int token, const View *view, const float *q, float *weights, float *out) {
+    const int dim = shape->dim;
+    float scaled[G * dim], factors[MAX_GROUP];
+    bf16 packed[G * dim];
+    for (int i = 0; i < G * dim; i++) packed[i] = to_bf16(scaled[i] = q[i] * shape->scaling);
+    for (int b = 0; b < view->num_blocks; b++) {
+        f32x16 scores[MAX_GROUP];
+        score_block(G, shape, layer->keys, view->blocks[b] * view->stride + view->head, scaled,
+                    packed, scores);
+#pragma GCC unroll 4
+        for (int g = 0; g < G; g++)
+            store16(weights + (size_t)g * step->max_places + b * LANES,
+                    mask_block(step, token, b * LANES, view->places, scores[g]));
+    }
+    for (int g = 0; g < G; g++)
+        factors[g] = soften(weights + (size_t)g * step->max_places, view->num_blocks * LANES);
+    int d = 0;
+    for (; d + 4 * LANES <= dim; d += 4 * LANES)
+        mix(G, 4, shape, layer->values, view, d, weights, step->max_places, factors, out);
+    for (; d < dim; d += LANES)
+        mix(G, 1, shape, layer->values, view, d, weights, step->max_places, factors, out);
+}
+
 /* All queries of one token that share a key head. */
 static void attend(const Step *step, const Layer *layer, const Shape *shape, int token, int head,
-                   float *scores, float *out) {
+                   float *weights, float *out) {
     const int dim = shape->dim, group = shape->heads / shape->key_heads;
-    const size_t ld = (size_t)panels_of(&layer->qkv) * LANES;
+    const size_t ld = (size_t)panels_of(&layer->qkv) * LANES, size = (size_t)dim * LANES;
+    const int places = step->place[token] + 1;
+    const View view = {step->table + (size_t)step->row[token] * step->max_blocks,
+                       (places + LANES - 1) / LANES, places, head * size, shape->key_heads * size};
     const float *q = step->wide + token * ld + (size_t)head * group * dim;
-    const int end = step->place[token] + 1;
-    const int32_t *blocks = step->table + (size_t)step->row[token] * step->max_blocks;
-    const int num_blocks = (end + LANES - 1) / LANES;
-    const size_t size = (size_t)dim * LANES, stride = shape->key_heads * size;
-    float scaled[group * dim];
-    bf16 packed[group * dim];
-    for (int i = 0; i < group * dim; i++) packed[i] = to_bf16(scaled[i] = q[i] * shape->scaling);
-    for (int b = 0; b < num_blocks; b++)
-        for (int g = 0; g < group; g++) {
-            f32x16 block = score_block(shape, layer->keys, blocks[b] * stride + head * size,
-                                       scaled + g * dim, packed + g * dim);
-            store16(scores + (size_t)g * step->max_places + b * LANES,
-                    mask_block(step, token, b * LANES, end, block));
-        }
-    for (int g = 0; g < group; g++) {
-        float *weights = scores + (size_t)g * step->max_places;
-        const float factor = soften(weights, num_blocks * LANES);
-        float *y = out + g * dim;
-        for (int d = 0; d < dim; d += 4 * LANES) {
-            const int vectors = (dim - d) / LANES < 4 ? (dim - d) / LANES : 4;
-            f32x16 sum[4] = {{0}, {0}, {0}, {0}};
-            for (int b = 0; b < num_blocks; b++) {
-                const size_t at = blocks[b] * stride + head * size + d;
-                const int slots = end - b * LANES < LANES ? end - b * LANES : LANES;
-                for (int slot = 0; slot < slots; slot++) {
-                    const f32x16 weight = splat(weights[b * LANES + slot]);
-                    for (int v = 0; v < vectors; v++)
-                        sum[v] += weight * load_value(shape, layer->values,
-                                                      at + (size_t)slot * dim + v * LANES);
-                }
-            }
-            for (int v = 0; v < vectors; v++) store16(y + d + v * LANES, sum[v] * factor);
+    for (int g = 0; g < group; g += MAX_GROUP) {
+        const float *some = q + (size_t)g * dim;
+        float *y = out + (size_t)g * dim;
+        switch (group - g) {
+            case 1: attend_group(1, step, layer, shape, token, &view, some, weights, y); break;
+            case 2: attend_group(2, step, layer, shape, token, &view, some, weights, y); break;
+            case 3: attend_group(3, step, layer, shape, token, &view, some, weights, y); break;
+            default: attend_group(4, step, layer, shape, token, &view, some, weights, y);
         }
     }
 }
@@ -586,12 +650,12 @@ static void attend(const Step *step, const Layer *layer, const Shape *shape, int
 static void attend_all(const Step *step, const Layer *layer, const Shape *shape) {
     const int thread = omp_get_thread_num();
     const int group = shape->heads / shape->key_heads, width = shape->heads * shape->dim;
-    float *scores = step->scores + (size_t)thread * group * step->max_places;
+    float *weights = step->scores + (size_t)thread * MAX_GROUP * step->max_places;
     float out[width];
 #pragma omp for schedule(dynamic, 1)
     for (int token = 0; token < step->num_tokens; token++) {
         for (int head = 0; head < shape->key_heads; head++)
-            attend(step, layer, shape, token, head, scores, out + head * group * shape->dim);
+            attend(step, layer, shape, token, head, weights, out + head * group * shape->dim);
         pack_operand(step, shape, token, out, width, step->num_segments > 0);
     }
 }

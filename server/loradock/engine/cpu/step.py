@@ -15,6 +15,7 @@ from loradock.engine.cpu.packing import LANES, Kind
 from loradock.engine.cpu.updates import PackedUpdates
 from loradock.engine.memory import BLOCK_TOKENS
 
+MAX_GROUP = 4  # of kernels.c
 PackedSegment = tuple[PackedUpdates, int, int]  # updates, first token, last token + 1
 
 
@@ -80,7 +81,7 @@ def step_of(
     widest = max(shape.hidden, shape.intermediate, shape.heads * shape.dim)
     _add_operands(step, num_tokens, widest, Kind(shape.kind), scratch)
     _add_segments(step, [(u.pointers, u, s, e) for u, s, e in segments], num_tokens, scratch)
-    _add_scores(step, shape, scratch)
+    _add_scores(step, scratch)
     return step
 
 
@@ -148,7 +149,6 @@ def _add_segments(
     step.struct.narrow_packed = rounded.data_ptr()
 
 
-def _add_scores(step: CpuStep, shape: library.Shape, scratch: Scratch) -> None:
-    group = shape.heads // shape.key_heads
-    size = step.struct.threads * group * step.struct.max_places
+def _add_scores(step: CpuStep, scratch: Scratch) -> None:
+    size = step.struct.threads * MAX_GROUP * step.struct.max_places
     step.struct.scores = scratch.take("scores", size, torch.float32).data_ptr()
