@@ -64,12 +64,12 @@ class BuiltinEngine:
             torch.set_num_threads(threads)
         self._eos = _eos_tokens(base.model)
         self._device, self._dtype = base.model.device, base.model.dtype
-        self._decoder = choose_decoder(
+        self.decoder = choose_decoder(
             base, max_rows=max_rows, kv_tokens=kv_tokens, decoder=decoder
         )
-        log.info("the base is packed", extra={"facts": {"how": self._decoder.description}})
+        log.info("the base is packed", extra={"facts": {"how": self.decoder.description}})
         self._base = base.info
-        self._pool = BlockPool(self._decoder.num_blocks)
+        self._pool = BlockPool(self.decoder.num_blocks)
         self._scheduler = Scheduler(
             self._pool,
             block_tokens=BLOCK_TOKENS,
@@ -106,7 +106,7 @@ class BuiltinEngine:
         if known is not None:
             return _told(known)
         read = read_adapter(source, self._base.modules, device=self._device, dtype=self._dtype)
-        adapter = self._decoder.prepare(read)
+        adapter = self.decoder.prepare(read)
         with self._resident_lock:
             self._resident = {**self._resident, source.digest: adapter}
         return _told(adapter)
@@ -176,7 +176,7 @@ class BuiltinEngine:
         self._scheduler.admit()
         plan = self._scheduler.plan()
         if plan:
-            self._decoder.clear(plan.fresh_blocks)
+            self.decoder.clear(plan.fresh_blocks)
             events += self._compute(plan.chunks)
             self._num_steps += 1
         return events
@@ -185,7 +185,7 @@ class BuiltinEngine:
         """Compute chunks together; where that fails, each alone, so that one can't fail others."""
         try:
             batch = Batch(chunks, self._resident, self._device)
-            logits = self._decoder.forward(batch)
+            logits = self.decoder.forward(batch)
         except Exception as error:
             if len(chunks) > 1:
                 return [event for chunk in chunks for event in self._compute([chunk])]

@@ -36,6 +36,19 @@ class CpuAdapter(Adapter):
     packed: PackedUpdates
 
 
+@dataclass(slots=True)
+class Counts:
+    """What the products of weights have cost since the decoder was made."""
+
+    multiply_adds: int = 0
+    weight_bytes: int = 0
+
+    def add(self, step: library.Step) -> None:
+        """Add what a step has counted."""
+        self.multiply_adds += step.multiply_adds
+        self.weight_bytes += step.weight_bytes
+
+
 class CpuDecoder:
     """A Llama-like base in panels. Takes the model's weights over as it packs them."""
 
@@ -59,6 +72,7 @@ class CpuDecoder:
             _give_up(model.lm_head)
         self._vocab_size = config.vocab_size
         self._scratch = Scratch()
+        self.counts = Counts()
 
     @property
     def description(self) -> str:
@@ -82,6 +96,7 @@ class CpuDecoder:
         cosines, sines = self._rotary(hidden, batch.positions[None])
         step.turn(cosines[0], sines[0])
         self._kernels.loradock_layers(self._structs, len(self._layers), self._shape, step.struct)
+        self.counts.add(step.struct)
         return self._logits(batch, hidden)
 
     def _logits(self, batch: Batch, hidden: Tensor) -> Tensor:
@@ -97,6 +112,7 @@ class CpuDecoder:
                 step.struct,
                 logits.data_ptr(),
             )
+            self.counts.add(step.struct)
         return logits[:, : self._vocab_size]
 
 

@@ -96,6 +96,8 @@ typedef struct {
     bf16 *narrow_packed; /* [tokens, max_rank] */
     float *scores; /* [threads, MAX_GROUP, places] */
     int32_t max_places;
+    int64_t multiply_adds; /* out: of all products of weights */
+    int64_t weight_bytes; /* out: read for them, once a step and segment */
 } Step;
 
 /* ---- numbers ------------------------------------------------------------------------------- */
@@ -294,12 +296,26 @@ static void tiles_of_four(int rows, const Matrix *w, int panel, const void *x, s
     switch (rows) { CASE(1, 4); CASE(2, 4); CASE(3, 4); CASE(4, 4); }
 }
 
+static _Thread_local int64_t counted_multiply_adds, counted_weight_bytes;
+
+/* Note what a thread has multiplied since it last did. */
+static void count(Step *step) {
+#pragma omp atomic
+    step->multiply_adds += counted_multiply_adds;
+#pragma omp atomic
+    step->weight_bytes += counted_weight_bytes;
+    counted_multiply_adds = counted_weight_bytes = 0;
+}
+
 /* Panels first to last of `tokens` tokens' product with w. */
 static void product(const Matrix *w, int first, int last, const void *x, size_t ldx, int start,
                     int end, const Target *to) {
     const int tokens = end - start;
     const int rows = tokens <= 8 ? tokens : tokens <= 16 ? (tokens + 1) / 2 : MAX_ROWS;
     const int group = rows <= 4 ? 4 : 2;
+    const int64_t weights = (int64_t)(last - first) * LANES * w->inputs;
+    counted_multiply_adds += weights * tokens;
+    counted_weight_bytes += weights * (w->kind == F32 ? 4 : w->kind == BF16 ? 2 : 1);
     for (int panel = first; panel < last;) {
         const int panels = last - panel >= group ? group : last - panel >= 2 ? 2 : 1;
         for (int token = start; token < end; token += rows) {
@@ -675,7 +691,7 @@ static void gate(const Step *step, const Shape *shape, int begin, int end) {
 
 /* ---- what is called from outside ----------------------------------------------------------- */
 
-void loradock_layers(const Layer *layers, int num_layers, const Shape *shape, const Step *step) {
+void loradock_layers(const Layer *layers, int num_layers, const Shape *shape, Step *step) {
 #pragma omp parallel num_threads(step->threads)
     {
         const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
@@ -697,11 +713,12 @@ void loradock_layers(const Layer *layers, int num_layers, const Shape *shape, co
 #pragma omp barrier
             project(step, shape, &layer->down, i, DOWN, step->hidden, 1);
         }
+        count(step);
     }
 }
 
 /* The final norm and the output head over the step's `hidden`; logits: [tokens, padded outputs]. */
-void loradock_head(const float *weight, const Matrix *head, const Shape *shape, const Step *step,
+void loradock_head(const float *weight, const Matrix *head, const Shape *shape, Step *step,
                    float *logits) {
 #pragma omp parallel num_threads(step->threads)
     {
@@ -710,5 +727,6 @@ void loradock_head(const float *weight, const Matrix *head, const Shape *shape, 
              share(step->num_tokens, thread + 1, threads));
 #pragma omp barrier
         project(step, shape, head, 0, 0, logits, 0);
+        count(step);
     }
 }

@@ -14,7 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from ctypes import POINTER, Structure, c_float, c_int32, c_void_p
+from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("kernels.c")
@@ -120,6 +120,8 @@ class Step(Structure):
         ("narrow_packed", c_void_p),
         ("scores", c_void_p),
         ("max_places", c_int32),
+        ("multiply_adds", c_int64),
+        ("weight_bytes", c_int64),
     ]
 
 
