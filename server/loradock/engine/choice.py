@@ -30,8 +30,9 @@ log = logging.getLogger(__name__)
 DECODERS = ("auto", "cpu", "modules")
 DEFAULT_KV_BYTES = 1 << 30
 PROBE_TOKENS = 24
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 8e-2}
-_KINDS = {torch.float32: Kind.F32, torch.bfloat16: Kind.BF16}
+# How far logits may be from the base's own, over the largest; int8 is a loss that was asked for.
+TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 8e-2, "int8": 0.25}
+_KINDS = {"float32": Kind.F32, "bfloat16": Kind.BF16, "int8": Kind.INT8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +71,17 @@ def choose_decoder(
         probe = _probe(base)
         layers = _head_shapes(base.model)
         num_blocks = _num_blocks(base, layers, max_rows, kv_tokens)
-        reason = _why_not_on_cpu(base.model)
-        if decoder == "cpu" and reason:
+        reason = "it shall not" if decoder == "modules" else _why_not_on_cpu(base)
+        if reason and (decoder == "cpu" or base.precision == "int8"):
             raise BaseError(f"the kernels for CPUs can't run this base: {reason}")
-        if decoder == "modules" or reason:
+        if reason:
             log.warning("the base runs through its own modules", extra={"facts": {"why": reason}})
             chosen: Decoder = ModulesDecoder(
                 base.model, list(base.info.modules), num_blocks, layers
             )
         else:
-            chosen = CpuDecoder(base.model, _KINDS[base.model.dtype], num_blocks)
-        probe.check(chosen, TOLERANCE[base.model.dtype])
+            chosen = CpuDecoder(base.model, _KINDS[base.precision], num_blocks)
+        probe.check(chosen, TOLERANCE[base.precision])
     return chosen
 
 
@@ -90,14 +91,14 @@ def _probe(base: LoadedBase) -> Probe:
     return Probe(tokens, logits.float())
 
 
-def _why_not_on_cpu(model: PreTrainedModel) -> str:
+def _why_not_on_cpu(base: LoadedBase) -> str:
     """Say why a base can't be run by the kernels for CPUs; nothing if it can."""
-    if model.device.type != "cpu":
-        return f"it is on {model.device}"
-    if model.dtype not in _KINDS:
-        return f"there are none for {model.dtype}"
+    if base.model.device.type != "cpu":
+        return f"it is on {base.model.device}"
+    if base.precision not in _KINDS:
+        return f"there are none for {base.precision}"
     try:
-        refuse_unknown(model)
+        refuse_unknown(base.model)
         load_kernels()
     except (NotUnderstood, NoKernels) as error:
         return str(error)

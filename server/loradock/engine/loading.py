@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Report = Mapping[str, set[object]]  # what transformers says of a load: keys by problem
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Weights of "int8" are loaded as bfloat16; the decoder rounds them further as it packs them.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.bfloat16}
 # What "auto" runs a stored dtype in. GGUF's quantised types, which are not here, are unpacked to
 # bfloat16: its rounding is far below theirs.
 _RUN_AS = {
@@ -44,6 +45,7 @@ class LoadedBase:
 
     info: BaseInfo
     model: PreTrainedModel
+    precision: str  # what its weights are multiplied in: a key of DTYPES, or "float16"
 
 
 def load_base(
@@ -56,19 +58,21 @@ def load_base(
     """
     place = _available(device)
     base = read_base(find_base(model))
-    run_as = _run_as(dtype, base)
+    precision = _precision(dtype, base)
+    run_as = DTYPES.get(precision, torch.float16)
     with ThreadPoolExecutor(1, "fingerprint") as beside:
         digests = beside.submit(fingerprint, base)
         loaded = _load(base, run_as, place)
-        return LoadedBase(_info(name, loaded, digests.result(), place, run_as), loaded)
+        info = _info(name, loaded, digests.result(), place, precision)
+        return LoadedBase(info, loaded, precision)
 
 
 def describe_base(model: str | Path, name: str) -> BaseInfo:
     """Say what `load_base` would, without loading any weights. Raises `BaseError`."""
     base = read_base(find_base(model))
     empty = _made(base, lambda: _empty(base))
-    place, run_as = torch.device("cpu"), _run_as("auto", base)
-    return _info(name, empty, fingerprint(base), place, run_as)
+    precision = _precision("auto", base)
+    return _info(name, empty, fingerprint(base), torch.device("cpu"), precision)
 
 
 def _available(device: str) -> torch.device:
@@ -80,17 +84,17 @@ def _available(device: str) -> torch.device:
     return place
 
 
-def _run_as(dtype: str, base: StoredBase) -> torch.dtype:
+def _precision(dtype: str, base: StoredBase) -> str:
     if dtype == "auto":
         stored = _RUN_AS.get(base.main_dtype)
         if stored is None and not base.is_gguf:
             raise BaseError(
                 f"{base.path} is stored as {base.main_dtype}: name a dtype to run it in"
             )
-        return stored or torch.bfloat16
+        return str(stored or torch.bfloat16).removeprefix("torch.")
     if dtype not in DTYPES:
         raise BaseError(f"the dtype {dtype!r} is none of auto, {', '.join(DTYPES)}")
-    return DTYPES[dtype]
+    return dtype
 
 
 def _empty(base: StoredBase) -> PreTrainedModel:
@@ -171,7 +175,7 @@ def _info(
     model: PreTrainedModel,
     digests: Fingerprint,
     device: torch.device,
-    run_as: torch.dtype,
+    precision: str,
 ) -> BaseInfo:
     config = model.config.get_text_config()
     context_length = getattr(config, "max_position_embeddings", None)
@@ -185,7 +189,7 @@ def _info(
         context_length=context_length,
         vocab_size=config.vocab_size,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        profile=f"{device}/{str(run_as).removeprefix('torch.')}",
+        profile=f"{device}/{precision}",
     )
 
 

@@ -39,7 +39,7 @@ class Config:
     model: str = setting("", "The base model: a hub id, a folder or a GGUF file.")
     model_name: str = setting("", "The base's name in the registry; by default made of --model.")
     device: str = setting("cpu", "Where the base runs: cpu, or cuda.")
-    dtype: str = setting("auto", "The precision that the base runs in: auto, float32, bfloat16.")
+    dtype: str = setting("auto", "The precision that the base runs in: auto, float32, bfloat16, int8.")
     threads: int = setting(0, "Threads of the model's arithmetic; 0 leaves it to torch.")
     host: str = setting("127.0.0.1", "The address to listen on.")
     port: int = setting(7431, "The port to listen on; 0 takes a free one.")
