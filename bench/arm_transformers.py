@@ -1,0 +1,39 @@
+"""transformers' own generate, the base alone, in batches of as many as may be in flight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from arm import Job, Outputs, run_arm
+from transformers import AutoModelForCausalLM
+
+
+def prepare(job: Job) -> Callable[[], Outputs]:
+    """Load the base."""
+    dtype = getattr(torch, job.workload.dtype)
+    model: Any = AutoModelForCausalLM.from_pretrained(job.base, dtype=dtype).eval()
+    length = job.workload.output_tokens
+    size = job.workload.concurrency
+
+    def run() -> Outputs:
+        outputs: Outputs = []
+        for start in range(0, len(job.requests), size):
+            prompts = torch.tensor([r.prompt for r in job.requests[start : start + size]])
+            made = model.generate(
+                prompts,
+                attention_mask=torch.ones_like(prompts),
+                do_sample=False,
+                min_new_tokens=length,
+                max_new_tokens=length,
+                pad_token_id=0,
+            )
+            outputs += made[:, prompts.shape[1] :].tolist()
+        return outputs
+
+    return run
+
+
+if __name__ == "__main__":
+    run_arm(prepare)
