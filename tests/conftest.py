@@ -13,6 +13,7 @@ pytest_plugins = ["services", "scripted_server"]
 ROOT = Path(__file__).parent.parent
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # nothing calls into gRPC after a fork; it warns
 sys.path.insert(0, str(ROOT / "examples"))
 
 

@@ -33,6 +33,7 @@ def process(base, folder, *flags):
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as server:
         try:
+            assert server.stdout and server.stderr
             line = server.stdout.readline()
             assert line.startswith("loradock is serving tiny on 127.0.0.1:"), server.stderr.read()
             yield server, json.loads(ready.read_text())["address"]
@@ -51,7 +52,7 @@ def test_s14_sigterm_lets_running_requests_finish_and_exits_with_0(tiny_base, tm
         request = inference.StreamGenerateRequest(
             target=target_of(None),
             prompt=inference.Prompt(text="hello"),
-            sampling=inference.Sampling(max_tokens=200),
+            sampling=inference.Sampling(max_tokens=900),
         )
         watched = health.Watch(health_pb2.HealthCheckRequest(), timeout=30)
         assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
@@ -79,7 +80,7 @@ def refusal_of(call):
 
 async def test_draining_refuses_with_a_reason(tiny_base, tmp_path):
     async with running(tiny_base, tmp_path) as served:
-        stream = served.stream(None, max_tokens=100)
+        stream = served.stream(None, max_tokens=900)
         await anext(aiter(stream))
         stopping = asyncio.create_task(served.server.stop())
         while not served.server.gate.is_draining:

@@ -8,6 +8,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -54,9 +55,18 @@ class Server:
     listener: Listener
     threads: Threads
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _stopping: asyncio.Task[None] | None = None
 
     async def stop(self) -> None:
-        """Go as SIGTERM asks: say so, let nobody in, let everybody end, and only then close."""
+        """Go as SIGTERM asks: say so, let nobody in, let everybody end, and only then close.
+
+        Idempotent: who asks again waits for the same end.
+        """
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop())
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
         log.info("draining", extra={"facts": {"num_inside": self.gate.num_inside}})
         await self.listener.say_not_serving()
         finished = await self.gate.drain(self.config.drain_grace_s)
@@ -68,34 +78,48 @@ class Server:
         await asyncio.gather(*self.tasks, return_exceptions=True)
         if self.inference is not None:
             await self.inference.close()
-        self.threads.close()
+        await self.threads.close()
         await asyncio.to_thread(self.registry.close)
 
 
 async def start_server(config: Config, say: Say = lambda line: None) -> Server:
     """Start everything; what can't be served as configured raises StartRefused."""
     config.refuse_open_door()
-    threads = Threads("catalog", NUM_CATALOG_THREADS)
-    say("opening the registry …")
-    registry = await asyncio.to_thread(
-        partial(open_registry, config.catalog_url, config.blobs_url, migrate=config.is_embedded)
-    )
-    inference = None
-    if config.has_role("inference"):
-        inference = await start_inference(config, registry, threads, _server_id(), say)
+    async with AsyncExitStack() as undo:
+        say("opening the registry …")
+        registry = await asyncio.to_thread(
+            partial(open_registry, config.catalog_url, config.blobs_url, migrate=config.is_embedded)
+        )
+        undo.callback(registry.close)
+        threads = Threads("catalog", NUM_CATALOG_THREADS)
+        undo.push_async_callback(threads.close)
+        inference = None
+        if config.has_role("inference"):
+            inference = await start_inference(config, registry, threads, _server_id(), say)
+            undo.push_async_callback(inference.close)
+            await inference.go()
+        server = await _listen(config, registry, threads, inference)
+        undo.pop_all()
+    return server
+
+
+async def _listen(
+    config: Config, registry: Registry, threads: Threads, inference: Inference | None
+) -> Server:
     gate = Gate()
     interceptor = CallInterceptor(
         Authenticator(config.read_token(), config.project),
         gate,
         max_deadline_s=config.max_deadline_s,
         max_message_bytes=config.max_message_bytes,
+        facts={} if inference is None else inference.identity.facts,
     )
     listener = Listener(interceptor, max_message_bytes=config.max_message_bytes)
-    services = _services(config, registry, threads, inference)
-    if inference is not None:
-        await inference.go()
     address = await listener.open(
-        config.host, config.port, services, with_reflection=config.reflection
+        config.host,
+        config.port,
+        _services(config, registry, threads, inference),
+        with_reflection=config.reflection,
     )
     server = Server(config, address, registry, inference, gate, listener, threads)
     if inference is not None:

@@ -24,6 +24,6 @@ class Threads:
         bound = partial(copy_context().run, function, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._pool, bound)
 
-    def close(self) -> None:
-        """Take no more work; what runs ends by itself."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+    async def close(self) -> None:
+        """Take no more work, and wait for what runs: it may hold a connection."""
+        await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
