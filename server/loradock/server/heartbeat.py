@@ -61,6 +61,8 @@ class Pulse:
             await self._threads.run(self._registry.fleet.beat, self.heartbeat())
         except RegistryError as error:
             log.debug("heartbeat not written: %s", error)
+        except Exception:  # the next one may be written
+            log.exception("heartbeat not written")
 
     async def forget(self) -> None:
         """Tell the catalog that this server is gone."""

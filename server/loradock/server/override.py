@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from loradock.registry.errors import CatalogUnavailable, InvalidArgument, NotFound, RegistryError
+from loradock.registry.names import check_text
 from loradock.registry.registry import Registry
 from loradock.server.errors import CatalogAnswers, NotResidentHere
 from loradock.server.follow import Follower
@@ -23,6 +24,8 @@ from loradock.server.residency import Residencies
 from loradock.server.threads import Threads
 
 log = logging.getLogger(__name__)
+
+MAX_REASON_CHARS = 4096
 
 
 class Overrides:
@@ -43,16 +46,24 @@ class Overrides:
         self._follower = follower
         self._threads = threads
         self._log = decisions
-        self._reconciling = asyncio.Lock()
+        self._turn = asyncio.Lock()  # of what writes decisions
+        self._has_open = True  # as far as is known: an earlier process may have left some
+        self._reconciling: asyncio.Task[None] | None = None
 
     async def override(
         self, key: AliasKey, digest: str | None, reason: str, subject: str
     ) -> LiveAlias:
         """Answer an alias with another resident version; None is the alias's previous one."""
-        if not reason.strip():
+        if not check_text("reason", reason, MAX_REASON_CHARS).strip():
             raise InvalidArgument("reason", "is needed: it is audited")
+        async with self._turn:
+            await self._refuse_if_catalog_answers(key)
+            return await self._override(key, digest, reason, subject)
+
+    async def _override(
+        self, key: AliasKey, digest: str | None, reason: str, subject: str
+    ) -> LiveAlias:
         current = self._live.get(key)
-        await self._refuse_if_catalog_answers(key)
         if current is None:
             raise CatalogUnavailable(f"{alias_name(*key)} was never asked for on this server")
         wanted = digest or current.previous_digest
@@ -74,6 +85,7 @@ class Overrides:
             generation=current.generation,
             reason=reason,
         )
+        self._has_open = True
         await self._threads.run(self._log.append, decision)
         why = f"overridden by {subject}: {reason}"
         live = replace(current, version=version, is_overridden=True, reason=why)
@@ -88,32 +100,49 @@ class Overrides:
             return
         raise CatalogAnswers(alias_name(*key))
 
+    def catalog_answers(self) -> None:
+        """Reconcile what is open, beside everything else. Cheap where nothing is."""
+        if self._has_open and self._reconciling is None:
+            self._reconciling = asyncio.create_task(self.reconcile())
+            self._reconciling.add_done_callback(self._reconciled)
+
+    def _reconciled(self, task: asyncio.Task[None]) -> None:
+        self._reconciling = None
+        if not task.cancelled() and task.exception() is not None:
+            log.error("overrides were not reconciled", exc_info=task.exception())
+
     async def reconcile(self) -> None:
         """Bring every open decision to its end; what the catalog can't take now stays open."""
-        async with self._reconciling:
-            for decision in await self._threads.run(self._log.open_ones):
+        async with self._turn:
+            open_ones = await self._threads.run(self._log.open_ones)
+            last = {decision.key: decision for decision in open_ones}
+            for decision in open_ones:
+                is_last = decision is last[decision.key]
                 try:
-                    outcome = await self._threads.run(self._settle, decision)
+                    outcome = await self._threads.run(self._settle, decision, is_last)
                 except CatalogUnavailable:
                     return
                 await self._threads.run(self._log.close, decision, outcome)
-                self._clear((decision.project, decision.adapter, decision.alias))
                 log.warning("override reconciled: %s", outcome)
+                if is_last:
+                    self._clear(decision.key)
+            self._has_open = False
 
-    def _settle(self, decision: Override) -> str:
+    def _settle(self, decision: Override, is_last: bool) -> str:
         self._audit(decision, "alias.override", decision.reason, {})
-        outcome = self._apply(decision)
+        outcome = self._apply(decision) if is_last else "superseded by a later override"
         self._audit(decision, "alias.override.reconcile", decision.reason, {"outcome": outcome})
         return outcome
 
     def _apply(self, decision: Override) -> str:
         """Make the decision the catalog's, if the alias is where the decision found it."""
-        key = (decision.project, decision.adapter, decision.alias)
         try:
-            alias = self._registry.aliases.get(*key)
+            alias = self._registry.aliases.get(*decision.key)
+            if alias.version_digest == decision.to_digest:
+                return "applied"  # by an attempt that broke off, or by somebody else
             if alias.generation != decision.generation:
                 return f"the catalog wins: it is at generation {alias.generation} by now"
-            self._move(key, alias.previous_digest == decision.to_digest, decision)
+            self._move(alias.previous_digest == decision.to_digest, decision)
         except CatalogUnavailable:
             raise
         except NotFound:
@@ -122,11 +151,11 @@ class Overrides:
             return f"the catalog wins: {error}"
         return "applied"
 
-    def _move(self, key: AliasKey, is_rollback: bool, decision: Override) -> None:
+    def _move(self, is_rollback: bool, decision: Override) -> None:
         reason = f"override on a server while the catalog was down: {decision.reason}"
         if is_rollback:
             self._registry.aliases.rollback(
-                *key,
+                *decision.key,
                 expected_generation=decision.generation,
                 reason=reason,
                 by=decision.subject,
@@ -134,7 +163,7 @@ class Overrides:
             )
         else:
             self._registry.aliases.set(
-                *key,
+                *decision.key,
                 version_number=decision.to_number,
                 expected_generation=decision.generation,
                 reason=reason,

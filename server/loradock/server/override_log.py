@@ -25,6 +25,11 @@ class Override:
     generation: int  # the one diverged from
     reason: str
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """The alias."""
+        return self.project, self.adapter, self.alias
+
 
 class OverrideLog:
     """One file of JSON lines. Thread-safe."""
