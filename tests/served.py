@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
+import pytest
 from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from loradock.registry.resources import Residency
 from loradock.server.app import Server, start_server
 from loradock.server.config import Config
+from loradock.server.inference import Inference
 from loradock.v1 import (
     alias_service_pb2,
     alias_service_pb2_grpc,
@@ -46,6 +50,23 @@ class Running:
         self.inference = inference_service_pb2_grpc.InferenceServiceStub(self.channel)
         self.servers = server_service_pb2_grpc.ServerServiceStub(self.channel)
 
+    @property
+    def parts(self) -> Inference:
+        """The parts of its half that answers."""
+        assert self.server.inference is not None
+        return self.server.inference
+
+    @property
+    def residencies(self) -> dict[str, Residency]:
+        """Every version's place, by digest."""
+        return {place.digest: place for place in self.parts.inside.residencies.report()}
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no row runs or waits."""
+        state = self.parts.engine.state()
+        return not state.num_running and not state.num_waiting
+
     async def upload(self, content: bytes, chunk: int = 1 << 20) -> resources_pb2.Blob:
         digest = "sha256:" + hashlib.sha256(content).hexdigest()
         blob = resources_pb2.Blob(digest=digest, size_bytes=len(content))
@@ -61,7 +82,7 @@ class Running:
         return response.blob
 
     async def publish(
-        self, adapter: str, folder: Path, *, base: str = BASE, **profile: object
+        self, adapter: str, folder: Path, *, base: str = BASE, **profile: Any
     ) -> resources_pb2.AdapterVersion:
         """Publish what PEFT would have written into a folder."""
         weights = await self.upload((folder / "adapter_model.safetensors").read_bytes())
@@ -105,7 +126,7 @@ class Running:
         *,
         timeout: float = TIMEOUT_S,
         metadata: tuple[tuple[str, str], ...] = (),
-        **sampling: object,
+        **sampling: Any,
     ) -> inference_service_pb2.GenerateResponse:
         """Ask an adapter, or the base (None)."""
         request = inference.GenerateRequest(
@@ -116,8 +137,8 @@ class Running:
         return await self.inference.Generate(request, timeout=timeout, metadata=metadata)
 
     def stream(
-        self, adapter: str | None, text: str = "hello there", **sampling: object
-    ) -> grpc.aio.UnaryStreamCall:
+        self, adapter: str | None, text: str = "hello there", **sampling: Any
+    ) -> grpc.aio.UnaryStreamCall[Any, inference_service_pb2.StreamGenerateResponse]:
         request = inference.StreamGenerateRequest(
             target=target_of(adapter),
             prompt=inference.Prompt(text=text),
@@ -140,9 +161,9 @@ def alias_name(adapter: str, name: str = "production") -> str:
 
 
 @asynccontextmanager
-async def running(base: Path, folder: Path, **settings: object) -> AsyncIterator[Running]:
+async def running(base: Path | str, folder: Path, **settings: Any) -> AsyncIterator[Running]:
     """Start a server over `folder`, and stop it afterwards."""
-    defaults: dict[str, object] = {
+    defaults: dict[str, Any] = {
         "model": str(base),
         "model_name": BASE,
         "dtype": "float32",
@@ -172,8 +193,15 @@ async def until(holds: Callable[[], object], timeout_s: float = 20.0) -> None:
         await asyncio.sleep(0.01)
 
 
+async def refusal_of(call: Awaitable[object]) -> grpc.aio.AioRpcError:
+    """Give the error of a call that must fail."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
 def reason_of(error: grpc.aio.AioRpcError) -> str:
-    return info_of(error).reason
+    return str(info_of(error).reason)
 
 
 def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:

@@ -79,7 +79,8 @@ async def test_s18_answers_and_log_lines_say_who_answered(triage, log_lines):
     assert (head.version_number, head.alias) == (2, "")
 
     lines = [line for line in log_lines() if line.get("request_id") == "my-request"]
-    assert [line["message"] for line in lines] == ["adapter is resident", "answered"]
+    said = [line["message"] for line in lines]
+    assert said == ["weights fetched", "adapter is resident", "answered"]
     for line in lines:
         assert (line["adapter"], line["version"], line["digest"]) == ("triage", 1, version)
         assert line["alias"] == "production"
@@ -155,7 +156,7 @@ async def test_profile_template_and_system_wrap_what_is_asked(served, tiny_adapt
 
 @pytest.mark.contract("S13")
 async def test_s13_cancelled_and_expired_requests_leave_the_batch(triage):
-    endless = {"max_tokens": 120, "text": "go on"}
+    endless = {"max_tokens": 900, "text": "go on"}
     stream = triage.stream("triage", **endless)
     await anext(aiter(stream))
     stream.cancel()
@@ -163,28 +164,19 @@ async def test_s13_cancelled_and_expired_requests_leave_the_batch(triage):
         await triage.ask("triage", timeout=0.05, **endless)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     unary = asyncio.create_task(triage.ask("triage", **endless))
-    await until(lambda: triage.server.inference.engine.state().num_running)
+    await until(lambda: not triage.is_idle)
     unary.cancel()
-
-    def nothing_left():
-        state = triage.server.inference.engine.state()
-        return not state.num_running and not state.num_waiting
-
-    await until(nothing_left)
-    await until(lambda: all(r.leases == 0 for r in residencies(triage)))
-    assert triage.server.inference.bridge.num_rows == 0
+    await until(lambda: triage.is_idle)
+    await until(lambda: not any(place.leases for place in triage.residencies.values()))
+    assert triage.parts.bridge.num_rows == 0
     assert triage.server.gate.num_inside == 0
-    state = triage.server.inference.engine.state()
+    state = triage.parts.engine.state()
     assert state.num_free_blocks + state.num_cached_blocks == state.num_blocks
-
-
-def residencies(served):
-    return served.server.inference.inside.residencies.report()
 
 
 @pytest.mark.contract("S19")
 async def test_s19_prompt_that_can_never_fit_is_refused_with_the_numbers(triage):
-    limit = triage.server.inference.identity.base.context_length
+    limit = triage.parts.identity.base.context_length
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await triage.ask("triage", "word " * limit)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -213,14 +205,13 @@ async def test_s19_slow_reader_is_cancelled(tiny_base, tiny_adapter, tmp_path):
     async with running(tiny_base, tmp_path, stream_buffer_tokens=8) as served:
         options = (("grpc.http2.lookahead_bytes", 700), ("grpc.http2.bdp_probe", 0))
         async with grpc.aio.insecure_channel(served.server.address, options) as channel:
-            stream = Running(served.server, channel).stream(None, max_tokens=200, logprobs=True)
-            await until(lambda: served.server.gate.num_inside)
-            await until(lambda: not served.server.gate.num_inside)
+            stream = Running(served.server, channel).stream(None, max_tokens=900, logprobs=True)
+            await until(lambda: served.parts.engine.state().num_steps and served.is_idle)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 async for _ in stream:
                     pass
         assert reason_of(caught.value) == "SLOW_READER"
-        await until(lambda: not served.server.inference.engine.state().num_running)
+        assert served.parts.engine.state().num_steps < 900
 
 
 async def test_score_and_classify_agree(triage):
@@ -236,17 +227,17 @@ async def test_score_and_classify_agree(triage):
     logprobs = [p.logprob for p in answer.probabilities]
     assert logprobs == sorted(logprobs, reverse=True)
 
-    request = inference.ScoreRequest(
+    score = inference.ScoreRequest(
         target=target_of("triage"),
         prompt=inference.Prompt(text="which?"),
         continuations=["billing", "other"],
     )
-    scores = (await triage.inference.Score(request, timeout=20)).scores
+    scores = (await triage.inference.Score(score, timeout=20)).scores
     by_label = {p.label: p.logprob for p in answer.probabilities}
-    for score, label in zip(scores, ("billing", "other"), strict=True):
-        assert score.num_tokens == len(score.token_logprobs)
-        assert score.logprob == pytest.approx(sum(score.token_logprobs), abs=1e-4)
-        assert by_label[label] < score.logprob, "classify adds the terminator"
+    for scored, label in zip(scores, ("billing", "other"), strict=True):
+        assert scored.num_tokens == len(scored.token_logprobs)
+        assert scored.logprob == pytest.approx(sum(scored.token_logprobs), abs=1e-4)
+        assert by_label[label] < scored.logprob, "classify adds the terminator"
 
 
 async def test_classify_takes_the_versions_labels_or_says_that_there_are_none(triage, tiny_adapter):

@@ -6,7 +6,7 @@ import hashlib
 import grpc
 import pytest
 from google.protobuf import timestamp_pb2
-from served import BASE, alias_name, info_of, reason_of, running
+from served import BASE, alias_name, info_of, reason_of, refusal_of, running
 
 from loradock.v1 import (
     alias_service_pb2,
@@ -23,12 +23,6 @@ PROJECT = "projects/default"
 async def served(tiny_base, tmp_path):
     async with running(tiny_base, tmp_path) as running_server:
         yield running_server
-
-
-async def refusal_of(call) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value
 
 
 async def test_the_servers_base_is_registered_with_its_modules(served):

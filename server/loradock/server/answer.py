@@ -122,10 +122,9 @@ class Answering:
     async def resolve(self, project: str, reference: Reference | None, call: Call) -> Answered:
         """Say who answers; the one time that a reference is looked at."""
         if reference is None:
-            self._note(call, None, None)
             return Answered()
         resolved = await self._live.resolve(project, reference)
-        self._note(call, resolved, reference)
+        self._note(call, resolved)
         self.check_base(resolved.version)
         return Answered(resolved.version, resolved.alias, resolved.generation)
 
@@ -142,18 +141,17 @@ class Answering:
             leased = Answered(answered.version, answered.alias, answered.generation, lease)
             yield leased, Progress(adapter_wait_s=lease.waited_s)
 
-    def _note(self, call: Call, resolved: Resolved | None, reference: Reference | None) -> None:
-        call.facts["base_weights"] = self._identity.base.fingerprint.weights
-        if resolved is not None and reference is not None:
-            call.facts |= {
-                "adapter": resolved.version.adapter,
-                "version": resolved.version.number,
-                "digest": resolved.version.digest,
-                "alias": resolved.alias,
-                "generation": resolved.generation,
-            }
+    def _note(self, call: Call, resolved: Resolved) -> None:
+        call.facts |= {
+            "adapter": resolved.version.adapter,
+            "version": resolved.version.number,
+            "digest": resolved.version.digest,
+            "alias": resolved.alias,
+            "generation": resolved.generation,
+        }
 
     def check_base(self, version: Version) -> None:
+        """Refuse a version that was made for another base."""
         if version.base.digests != self._identity.base_digests:
             name = f"{version.adapter}@{version.number}"
             raise WrongBase(name, version.base.name, self._identity.base.name)
@@ -170,7 +168,7 @@ class Answering:
         progress.num_prompt_tokens = len(prompt)
         stream = TextStream(self._tokenizer, (*wanted.stop, *answered.profile.decoding.stop))
         work = protocol.Generate(
-            row=uuid.uuid4().hex,
+            row=_row_of(call),
             prompt=prompt,
             sampling=self._sampling(wanted, answered.profile.decoding, call.request_id),
             adapter=answered.digest,
@@ -206,7 +204,7 @@ class Answering:
         """Give each continuation's log-likelihoods, a token each."""
         progress.num_prompt_tokens = len(prompt)
         work = protocol.Score(
-            row=uuid.uuid4().hex,
+            row=_row_of(call),
             prompt=prompt,
             continuations=tuple(continuations),
             adapter=answered.digest,
@@ -256,6 +254,11 @@ def shares(logprobs: Sequence[float]) -> list[float]:
 
 def _first(*values: N | None) -> N:
     return next(value for value in values if value is not None)
+
+
+def _row_of(call: Call) -> str:
+    """Name a row so that the engine's log lines say which request it is of."""
+    return f"{call.request_id}#{uuid.uuid4().hex}"
 
 
 def _seed_of(request_id: str) -> int:

@@ -32,11 +32,14 @@ class Row:
         self._num_waiting_tokens = 0
         self._arrived = asyncio.Event()
         self.is_overrun = False
+        self._is_left = False
 
     def push(self, event: RowEvent) -> None:
         """Queue an event; past the bound the row is overrun, and only its end is kept."""
         if event.finish is not None and not self.ended.done():
             self.ended.set_result(None)
+        if self._is_left:
+            return
         self._num_waiting_tokens += len(event.tokens)
         if self._num_waiting_tokens > self._max_waiting_tokens and not self.is_overrun:
             self.is_overrun = True
@@ -45,6 +48,11 @@ class Row:
         elif not self.is_overrun:
             self._events.append(event)
         self._arrived.set()
+
+    def leave(self) -> None:
+        """Read no more: what still comes is dropped, and overruns nobody."""
+        self._is_left = True
+        self._events.clear()
 
     async def events(self) -> AsyncIterator[RowEvent]:
         """Give events until the last one; raise what became of the row if it did not end well."""
@@ -105,6 +113,7 @@ class Bridge:
         try:
             yield row
         finally:
+            row.leave()
             if not row.ended.done():
                 self._engine.cancel(work.row)
 

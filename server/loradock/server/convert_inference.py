@@ -109,8 +109,11 @@ def _in_range(name: str, value: float | None, low: float, high: float) -> None:
         raise InvalidArgument(f"sampling.{name}", f"{value} is not in [{low}, {high}]")
 
 
-def read_continuations(field: str, texts: Sequence[str]) -> tuple[str, ...]:
+def read_continuations(field: str, texts: Sequence[str], max_bytes: int) -> tuple[str, ...]:
     """Read continuations or labels."""
+    size = sum(len(text.encode()) for text in texts)
+    if size > max_bytes:
+        raise InvalidArgument(field, f"have {size} bytes; max_text_bytes is {max_bytes}")
     if len(texts) > MAX_CONTINUATIONS:
         raise InvalidArgument(field, f"has {len(texts)} entries; {MAX_CONTINUATIONS} is the limit")
     if not all(texts):

@@ -23,6 +23,11 @@ class Identity:
         """The digests of the base that it runs."""
         return digests_of(self.base.fingerprint)
 
+    @property
+    def facts(self) -> dict[str, object]:
+        """What every log line of a request says of this server."""
+        return {"base": self.base.name, "base_weights": self.base.fingerprint.weights}
+
 
 def digests_of(fingerprint: Fingerprint) -> BaseDigests:
     """Give the engine's fingerprint as the registry writes it."""

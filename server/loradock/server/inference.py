@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from loradock.engine.protocol import Engine
 from loradock.registry.errors import AlreadyExists, NotFound
@@ -29,9 +27,8 @@ from loradock.server.residency import Residencies
 from loradock.server.server_service import Inside
 from loradock.server.threads import Threads
 
-log = logging.getLogger(__name__)
-
 NUM_LOAD_THREADS = 4
+NUM_TEXT_THREADS = 2  # of their own, so that a catalog that hangs stops no prompt
 
 
 @dataclass(slots=True)
@@ -44,7 +41,7 @@ class Inference:
     follower: Follower
     inside: Inside
     service: InferenceService
-    load_threads: Threads
+    own_threads: Sequence[Threads]
     registry: Registry
 
     async def go(self) -> None:
@@ -68,7 +65,8 @@ class Inference:
         self.bridge.close()
         await asyncio.to_thread(self.engine.close)
         await self.inside.pulse.forget()
-        self.load_threads.close()
+        for threads in self.own_threads:
+            await threads.close()
 
 
 async def start_inference(
@@ -90,6 +88,7 @@ async def start_inference(
     )
     live = Live(registry.reader, threads)
     load_threads = Threads("load", NUM_LOAD_THREADS)
+    text_threads = Threads("text", NUM_TEXT_THREADS)
     residencies = Residencies(
         engine,
         Fetcher(registry.blobs.fetch, config.cache_folder, config.cache_bytes),
@@ -117,7 +116,7 @@ async def start_inference(
     decisions = OverrideLog(config.folder / "overrides.jsonl")
     overrides = Overrides(registry, live, residencies, follower, threads, decisions)
     follower.on_applied = pulse.nudge
-    follower.on_catalog_back = partial(_reconcile, overrides)
+    follower.on_catalog_answers = overrides.catalog_answers
     answering = Answering(
         identity,
         live,
@@ -129,11 +128,12 @@ async def start_inference(
     service = InferenceService(
         identity,
         answering,
-        Prompts(tokenizer, threads),
+        Prompts(tokenizer, text_threads, context_length=engine.base.context_length),
         max_text_bytes=config.max_text_bytes,
     )
     inside = Inside(engine, live, residencies, pulse, overrides, answering.check_base)
-    return Inference(identity, engine, bridge, follower, inside, service, load_threads, registry)
+    own_threads = (load_threads, text_threads)
+    return Inference(identity, engine, bridge, follower, inside, service, own_threads, registry)
 
 
 def agree_on_base(config: Config, registry: Registry, identity: Identity) -> None:
@@ -163,13 +163,3 @@ def agree_on_base(config: Config, registry: Registry, identity: Identity) -> Non
 def _nudge(loop: asyncio.AbstractEventLoop, nudge: Callable[[], None]) -> None:
     if not loop.is_closed():
         loop.call_soon_threadsafe(nudge)
-
-
-def _reconcile(overrides: Overrides) -> None:
-    task = asyncio.create_task(overrides.reconcile())
-    task.add_done_callback(_reconciled)
-
-
-def _reconciled(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and task.exception() is not None:
-        log.error("overrides were not reconciled", exc_info=task.exception())

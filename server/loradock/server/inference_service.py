@@ -7,10 +7,10 @@ from contextlib import aclosing
 
 from loradock.registry.errors import InvalidArgument
 from loradock.server import convert_inference as convert
-from loradock.server.answer import Answered, Answering, Piece, Progress, shares
+from loradock.server.answer import Answered, Answering, Piece, Progress, Wanted, shares
 from loradock.server.call import Call, current_call
 from loradock.server.identity import Identity
-from loradock.server.prompts import Prompts
+from loradock.server.prompts import Asked, Prompts
 from loradock.v1 import inference_service_pb2 as wire
 from loradock.v1 import inference_service_pb2_grpc as grpc_wire
 
@@ -34,13 +34,14 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
         """Give the whole answer at once."""
         call = current_call()
         target = convert.read_target(request.target, call)
+        ask = self._read(request)
         whole = Piece()
         async with (
             self._answering.admitted(target.project, target.reference, call) as (
                 answered,
                 progress,
             ),
-            aclosing(await self._pieces(request, answered, progress, call)) as pieces,
+            aclosing(await self._pieces(ask, answered, progress, call)) as pieces,
         ):
             async for piece in pieces:
                 whole.add(piece)
@@ -60,22 +61,27 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
         """Give the head, text as it comes, then the tail."""
         call = current_call()
         target = convert.read_target(request.target, call)
+        ask = self._read(request)
         async with self._answering.admitted(target.project, target.reference, call) as (
             answered,
             progress,
         ):
-            answerer = convert.answerer(answered, self._identity, call)
-            yield wire.StreamGenerateResponse(head=wire.StreamHead(answerer=answerer))
-            async with aclosing(await self._pieces(request, answered, progress, call)) as pieces:
+            async with aclosing(await self._pieces(ask, answered, progress, call)) as pieces:
+                answerer = convert.answerer(answered, self._identity, call)
+                yield wire.StreamGenerateResponse(head=wire.StreamHead(answerer=answerer))
                 async for piece in pieces:
                     yield wire.StreamGenerateResponse(delta=_delta(piece))
             yield wire.StreamGenerateResponse(tail=_tail(progress, call))
 
-    async def _pieces(
-        self, request: Request, answered: Answered, progress: Progress, call: Call
-    ) -> AsyncGenerator[Piece]:
-        wanted = convert.read_sampling(request.sampling)
+    def _read(self, request: Request) -> tuple[Asked, Wanted]:
+        """Read what is asked, before anything is brought in for it."""
         asked = convert.read_prompt(request.prompt, self._max_text_bytes)
+        return asked, convert.read_sampling(request.sampling)
+
+    async def _pieces(
+        self, ask: tuple[Asked, Wanted], answered: Answered, progress: Progress, call: Call
+    ) -> AsyncGenerator[Piece]:
+        asked, wanted = ask
         prompt = await self._prompts.tokens(asked, answered.profile)
         return self._answering.generate(answered, progress, prompt, wanted, call)
 
@@ -84,7 +90,9 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
         call = current_call()
         target = convert.read_target(request.target, call)
         asked = convert.read_prompt(request.prompt, self._max_text_bytes)
-        texts = convert.read_continuations("continuations", request.continuations)
+        texts = convert.read_continuations(
+            "continuations", request.continuations, self._max_text_bytes
+        )
         if not texts:
             raise InvalidArgument("continuations", "give at least one")
         async with self._answering.admitted(target.project, target.reference, call) as (
@@ -114,7 +122,7 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
         call = current_call()
         target = convert.read_target(request.target, call)
         asked = convert.read_prompt(request.prompt, self._max_text_bytes)
-        given = convert.read_continuations("labels", request.labels)
+        given = convert.read_continuations("labels", request.labels, self._max_text_bytes)
         async with self._answering.admitted(target.project, target.reference, call) as (
             answered,
             progress,

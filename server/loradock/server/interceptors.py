@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -58,11 +58,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         *,
         max_deadline_s: float,
         max_message_bytes: int,
+        facts: Mapping[str, object],
     ) -> None:
+        """Say `facts` on every log line of a call."""
         self._authenticator = authenticator
         self._gate = gate
         self._max_deadline_s = max_deadline_s
         self._max_message_bytes = max_message_bytes
+        self._facts = facts
 
     async def intercept_service(
         self,
@@ -116,12 +119,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         metadata = {key: v for key, v in context.invocation_metadata() or () if isinstance(v, str)}
         request_id = _request_id(metadata.get(REQUEST_ID_KEY, ""))
         context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
+        facts = {**self._facts, "method": details.method, "request_id": request_id}
         started = time.monotonic()
         reason = "OK"
         try:
             principal = self._authenticator.principal(metadata)
-            allowed_s = min(context.time_remaining() or self._max_deadline_s, self._max_deadline_s)
-            call = Call(details.method, request_id, principal, started + allowed_s, started)
+            allowed_s = self._allowed_s(context.time_remaining())
+            known = dict(self._facts)
+            call = Call(details.method, request_id, principal, started + allowed_s, started, known)
             enter_call(call)
             with self._gate.passage():
                 async with _until(allowed_s), _interruptible(call):
@@ -139,7 +144,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             reason = row_of(error).reason
             await _abort(context, error, request_id)
         finally:
-            _tell(details.method, reason, request_id, time.monotonic() - started)
+            facts |= {"status": reason, "seconds": round(time.monotonic() - started, 6)}
+            log.info("answered", extra={"facts": facts})
+
+    def _allowed_s(self, asked_s: float | None) -> float:
+        return self._max_deadline_s if asked_s is None else min(asked_s, self._max_deadline_s)
 
     def _checked(self, request: object) -> object:
         """Raise what was wrong with a request, now that its call has begun."""
@@ -209,8 +218,3 @@ def _request_id(given: str) -> str:
     if 0 < len(given) <= MAX_REQUEST_ID_CHARS and given.isprintable():
         return given
     return uuid.uuid4().hex
-
-
-def _tell(method: str, reason: str, request_id: str, seconds: float) -> None:
-    facts = {"method": method, "status": reason, "request_id": request_id}
-    log.info("answered", extra={"facts": facts | {"seconds": round(seconds, 6)}})

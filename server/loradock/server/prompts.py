@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from loradock.engine.errors import TooLong
 from loradock.engine.text import Tokenizer
 from loradock.registry.errors import InvalidArgument
 from loradock.registry.resources import Profile
 from loradock.registry.template import render
 from loradock.server.threads import Threads
 
+MARK = "an-answer"
 INLINE_CHARS = 4096  # tokenised on the event loop up to here: well under a millisecond
 
 
@@ -37,9 +39,11 @@ class Asked:
 class Prompts:
     """Writes prompts for one base."""
 
-    def __init__(self, tokenizer: Tokenizer, threads: Threads) -> None:
+    def __init__(self, tokenizer: Tokenizer, threads: Threads, *, context_length: int) -> None:
         self._tokenizer = tokenizer
         self._threads = threads
+        self._context_length = context_length
+        self._terminator = terminator(tokenizer)
 
     async def tokens(self, asked: Asked, profile: Profile) -> tuple[int, ...]:
         """Give the prompt's tokens, templates and all."""
@@ -67,9 +71,10 @@ class Prompts:
         """
         text = self._text(asked, profile)
         prompt = self._tokenizer.encode(text)
-        eos = self._tokenizer.eos
-        terminator = () if eos is None or not end else (eos,)
-        return prompt, tuple(self._after(prompt, text, t) + terminator for t in texts)
+        if len(prompt) >= self._context_length:  # before it is tokenised once for each text
+            raise TooLong(len(prompt), 1, self._context_length)
+        last = self._terminator if end else ()
+        return prompt, tuple(self._after(prompt, text, t) + last for t in texts)
 
     def _after(self, prompt: tuple[int, ...], text: str, continuation: str) -> tuple[int, ...]:
         whole = self._tokenizer.encode(text + continuation)
@@ -85,6 +90,31 @@ class Prompts:
             return self._tokenizer.chat_text([(turn.role, turn.content) for turn in turns])
         except ValueError as error:
             raise InvalidArgument("prompt.chat", str(error)) from error
+
+
+def terminator(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Give the token that ends an answer: the one that the chat template puts after it.
+
+    A base may know several, of which its tokenizer names but one, and not always the one that
+    chats use. Where no template says, it is the tokenizer's; none where that has none.
+    """
+    after = _after_an_answer(tokenizer)
+    if after is not None:
+        return (after,)
+    return () if tokenizer.eos is None else (tokenizer.eos,)
+
+
+def _after_an_answer(tokenizer: Tokenizer) -> int | None:
+    if not tokenizer.has_chat_template:
+        return None
+    turns = (("user", "a"), ("assistant", MARK), ("user", "a"))
+    try:
+        rest = tokenizer.chat_text(turns).rpartition(MARK)[2]
+    except ValueError:
+        return None
+    first = tokenizer.encode_alone(rest.lstrip())[:1]
+    is_special = bool(first) and not tokenizer.decode(first)
+    return first[0] if is_special else None
 
 
 def profiled(turns: Sequence[Turn], profile: Profile) -> list[Turn]:
