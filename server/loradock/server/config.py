@@ -22,6 +22,7 @@ from loradock.server.errors import StartRefused
 T = TypeVar("T")
 
 PREFIX = "LORADOCK_"
+LOG_LEVELS = ("debug", "info", "warning", "error")
 OF_THE_CLI = {"config", "address", "timeout", "json", "tls", "ca_file"}  # read elsewhere
 _UNITS = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 
@@ -39,7 +40,9 @@ class Config:
     model: str = setting("", "The base model: a hub id, a folder or a GGUF file.")
     model_name: str = setting("", "The base's name in the registry; by default made of --model.")
     device: str = setting("cpu", "Where the base runs: cpu, or cuda.")
-    dtype: str = setting("auto", "The precision that the base runs in: auto, float32, bfloat16, int8.")
+    dtype: str = setting(
+        "auto", "The precision that the base runs in: auto, float32, bfloat16, int8."
+    )
     threads: int = setting(0, "Threads of the model's arithmetic; 0 leaves it to torch.")
     host: str = setting("127.0.0.1", "The address to listen on.")
     port: int = setting(7431, "The port to listen on; 0 takes a free one.")
@@ -70,7 +73,9 @@ class Config:
     drain_grace_s: float = setting(30.0, "How long running requests may take after SIGTERM.")
     max_deadline_s: float = setting(600.0, "The longest that any call may take.")
     max_message_bytes: int = setting(4 << 20, "The largest message in either direction.")
-    max_text_bytes: int = setting(1 << 20, "The largest prompt, in bytes of UTF-8.")
+    max_text_bytes: int = setting(
+        1 << 20, "The largest prompt, or set of continuations, in bytes of UTF-8."
+    )
     reflection: bool = setting(True, "Whether clients may ask for the wire's description.")
     log_level: str = setting("info", "debug, info, warning or error.")
 
@@ -123,9 +128,15 @@ class Config:
 
     def read_token(self) -> str | None:
         """Give the token; None lets everybody in."""
-        if self.token_file != Path():
-            return self.token_file.read_text().strip()
-        return self.token or None
+        if self.token_file == Path():
+            return self.token or None
+        try:
+            token = self.token_file.read_text().strip()
+        except (OSError, ValueError) as error:
+            raise StartRefused(f"token_file: {error}") from error
+        if not token:
+            raise StartRefused(f"token_file: {self.token_file} is empty")
+        return token
 
     def refuse_open_door(self) -> None:
         """Refuse to listen beyond this host to anybody who comes."""
@@ -230,10 +241,22 @@ def _unknown_roles(roles: frozenset[str]) -> list[str]:
 
 
 def _out_of_range(config: Config) -> list[str]:
-    at_least_one = ("max_running_rows", "max_message_bytes", "default_max_tokens")
+    at_least_one = (
+        "max_running_rows",
+        "max_message_bytes",
+        "max_text_bytes",
+        "default_max_tokens",
+        "stream_buffer_tokens",
+    )
     positive = ("follow_interval_s", "heartbeat_interval_s", "max_deadline_s")
+    not_negative = ("rollback_window_s", "drain_grace_s")
     problems = [f"{n}: must be at least 1" for n in at_least_one if getattr(config, n) < 1]
     problems += [f"{n}: must be more than 0" for n in positive if not getattr(config, n) > 0]
+    problems += [f"{n}: must not be negative" for n in not_negative if not getattr(config, n) >= 0]
+    if config.log_level.lower() not in LOG_LEVELS:
+        problems.append(f"log_level: say {', '.join(LOG_LEVELS)}")
+    if config.token and config.token_file != Path():
+        problems.append("token: is given beside token_file; give one")
     if not 0 <= config.port <= 65535:
         problems.append("port: must be in 0..65535")
     return problems

@@ -6,8 +6,10 @@ import hashlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from loradock.engine.protocol import AdapterSource, LoraModule
@@ -18,15 +20,23 @@ log = logging.getLogger(__name__)
 Fetch = Callable[[str, Path], None]
 
 
+@dataclass(slots=True)
+class _Use:
+    """Who needs a file; one at a time verifies or fetches it."""
+
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    num_users: int = 0
+
+
 class Fetcher:
-    """Files named by their digest. May be used from any thread; one digest from one at a time."""
+    """Files named by their digest. May be used from any thread."""
 
     def __init__(self, fetch: Fetch, folder: Path, budget_bytes: int) -> None:
         self._fetch = fetch
         self._folder = folder
         self._budget_bytes = budget_bytes
         self._lock = threading.Lock()
-        self._in_use: list[Path] = []
+        self._in_use: dict[Path, _Use] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
@@ -34,8 +44,9 @@ class Fetcher:
         """Give a version's weights, fetched if they are not here; not removed meanwhile."""
         digest = version.delta.weights.digest
         path = self._folder / f"{digest.removeprefix('sha256:')}.safetensors"
-        with self._using(path):
-            self._ensure(digest, path)
+        with self._using(path) as use:
+            with use.turn:
+                self._ensure(digest, path)
             self._trim()
             yield AdapterSource(digest=version.digest, weights=path, modules=_modules(version))
 
@@ -48,17 +59,23 @@ class Fetcher:
                 "cached file is corrupt: fetching it again", extra={"facts": {"path": path}}
             )
             path.unlink(missing_ok=True)
+        started = time.monotonic()
         self._fetch(digest, path)
+        facts = {"weights": digest, "seconds": round(time.monotonic() - started, 4)}
+        log.info("weights fetched", extra={"facts": facts | {"size_bytes": path.stat().st_size}})
 
     @contextmanager
-    def _using(self, path: Path) -> Iterator[None]:
+    def _using(self, path: Path) -> Iterator[_Use]:
         with self._lock:
-            self._in_use.append(path)
+            use = self._in_use.setdefault(path, _Use())
+            use.num_users += 1
         try:
-            yield
+            yield use
         finally:
             with self._lock:
-                self._in_use.remove(path)
+                use.num_users -= 1
+                if not use.num_users:
+                    del self._in_use[path]
 
     def _trim(self) -> None:
         """Remove the longest unused files over the budget."""

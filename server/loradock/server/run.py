@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 def run(config: Config, ready_file: Path | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
     set_up_logging(config.log_level)
+    if not sys.stderr.isatty():
+        os.environ["TQDM_DISABLE"] = "1"  # libraries draw bars, unasked, as they load the base
     asyncio.run(_serve(config, ready_file))
 
 
