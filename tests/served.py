@@ -20,6 +20,7 @@ from loradock.registry.resources import Residency
 from loradock.server.app import Server, start_server
 from loradock.server.config import Config
 from loradock.server.inference import Inference
+from loradock.server.principal import Authenticator
 from loradock.v1 import (
     alias_service_pb2,
     alias_service_pb2_grpc,
@@ -161,7 +162,9 @@ def alias_name(adapter: str, name: str = "production") -> str:
 
 
 @asynccontextmanager
-async def running(base: Path | str, folder: Path, **settings: Any) -> AsyncIterator[Running]:
+async def running(
+    base: Path | str, folder: Path, authenticator: Authenticator | None = None, **settings: Any
+) -> AsyncIterator[Running]:
     """Start a server over `folder`, and stop it afterwards."""
     defaults: dict[str, Any] = {
         "model": str(base),
@@ -172,7 +175,7 @@ async def running(base: Path | str, folder: Path, **settings: Any) -> AsyncItera
         "data_dir": folder,
         "drain_grace_s": 10.0,
     }
-    server = await start_server(Config(**(defaults | settings)))
+    server = await start_server(Config(**(defaults | settings)), authenticator=authenticator)
     try:
         async with grpc.aio.insecure_channel(server.address) as channel:
             yield Running(server, channel)

@@ -82,9 +82,18 @@ class Server:
         await asyncio.to_thread(self.registry.close)
 
 
-async def start_server(config: Config, say: Say = lambda line: None) -> Server:
-    """Start everything; what can't be served as configured raises StartRefused."""
+async def start_server(
+    config: Config,
+    say: Say = lambda line: None,
+    *,
+    authenticator: Authenticator | None = None,
+) -> Server:
+    """Start everything; what can't be served as configured raises StartRefused.
+
+    Who calls is said by the configured token, unless an authenticator is given.
+    """
     config.refuse_open_door()
+    authenticator = authenticator or Authenticator(config.read_token(), config.project)
     async with AsyncExitStack() as undo:
         say("opening the registry …")
         registry = await asyncio.to_thread(
@@ -98,17 +107,21 @@ async def start_server(config: Config, say: Say = lambda line: None) -> Server:
             inference = await start_inference(config, registry, threads, _server_id(), say)
             undo.push_async_callback(inference.close)
             await inference.go()
-        server = await _listen(config, registry, threads, inference)
+        server = await _listen(config, authenticator, registry, threads, inference)
         undo.pop_all()
     return server
 
 
 async def _listen(
-    config: Config, registry: Registry, threads: Threads, inference: Inference | None
+    config: Config,
+    authenticator: Authenticator,
+    registry: Registry,
+    threads: Threads,
+    inference: Inference | None,
 ) -> Server:
     gate = Gate()
     interceptor = CallInterceptor(
-        Authenticator(config.read_token(), config.project),
+        authenticator,
         gate,
         max_deadline_s=config.max_deadline_s,
         max_message_bytes=config.max_message_bytes,

@@ -1,0 +1,150 @@
+"""X1's embedded part: each method without a token, without its role, of another's project."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from served import reason_of, running
+
+from loradock.server.principal import Authenticator, Principal, Role
+from loradock.v1 import (
+    alias_service_pb2,
+    evaluation_service_pb2,
+    inference_service_pb2,
+    registry_service_pb2,
+    server_service_pb2,
+)
+
+FILES = (
+    registry_service_pb2,
+    alias_service_pb2,
+    evaluation_service_pb2,
+    inference_service_pb2,
+    server_service_pb2,
+)
+METHODS = {
+    method.name: method
+    for file in FILES
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
+ROLES = {
+    Role.VIEW: "GetBaseModel ListBaseModels GetAdapter ListAdapters DownloadBlob GetVersion "
+    "ResolveVersion ListVersions SearchVersions GetAlias ListAliases ListAliasHistory "
+    "GetAliasPolicy CheckAliasPolicy GetEvaluation ListEvaluations GetLineage GetServer "
+    "ListServers",
+    Role.PUBLISH: "CreateAdapter UpdateAdapter FindMissingBlobs UploadBlob PublishVersion "
+    "RecordEvaluation",
+    Role.PROMOTE: "DeleteAdapter YankVersion UnyankVersion DeleteVersion SetAlias RollbackAlias "
+    "DeleteAlias OverrideAlias",
+    Role.INFER: "Generate StreamGenerate Score Classify CountTokens",
+    Role.OPERATE: "RegisterBaseModel LoadAdapter UnloadAdapter SetAliasPolicy",
+}
+OF_NO_PROJECT = {
+    *("RegisterBaseModel", "GetBaseModel", "ListBaseModels"),
+    *("GetServer", "ListServers", "UnloadAdapter"),
+}
+ADAPTER = "projects/other/adapters/triage"
+ALIAS = f"{ADAPTER}/aliases/production"
+NAMES = {  # by how a method's name ends; the first that fits
+    "AliasPolicy": f"{ALIAS}/policy",
+    "BaseModel": "baseModels/tiny",
+    "Adapter": ADAPTER,
+    "Version": f"{ADAPTER}/versions/1",
+    "Evaluation": "projects/other/evaluations/one",
+    "": ALIAS,
+}
+PARENTS = {"PublishVersion": ADAPTER, "ListVersions": ADAPTER, "ListAliases": ADAPTER}
+
+
+class ByMetadata(Authenticator):
+    """Lets callers say themselves which roles they have."""
+
+    def principal(self, metadata: Mapping[str, str]) -> Principal:
+        roles = frozenset(Role(name) for name in metadata.get("roles", "").split())
+        return Principal("default", "test", roles)
+
+
+def role_of(name: str) -> Role:
+    return next(role for role, names in ROLES.items() if name in names.split())
+
+
+def request_of(name: str) -> Any:
+    """Ask a method for something of another project."""
+    request: Any = METHODS[name].input_type._concrete_class()
+    fields = METHODS[name].input_type.fields_by_name
+    if "name" in fields:
+        request.name = next(v for end, v in NAMES.items() if name.endswith(end))
+    if "parent" in fields:
+        request.parent = PARENTS.get(name, "projects/other")
+    if "header" in fields:
+        request.header.parent = "projects/other"
+    if "policy" in fields:
+        request.policy.name = f"{ALIAS}/policy"
+    if "target" in fields:
+        request.target.project, request.target.base = "other", True
+    return request
+
+
+async def reason(channel: grpc.aio.Channel, name: str, **metadata: str) -> str:
+    """Call a method of another's project; give the reason of its refusal, or nothing."""
+    method = METHODS[name]
+    kinds = {True: "stream", False: "unary"}
+    kind = f"{kinds[method.client_streaming]}_{kinds[method.server_streaming]}"
+    call = getattr(channel, kind)(
+        f"/{method.containing_service.full_name}/{name}",
+        request_serializer=lambda request: request.SerializeToString(),
+        response_deserializer=method.output_type._concrete_class.FromString,
+    )
+    request = request_of(name)
+    given = once(request) if method.client_streaming else request
+    answer = call(given, timeout=20, metadata=tuple(metadata.items()))
+    try:
+        if method.server_streaming:
+            async for _ in answer:
+                pass
+        else:
+            await answer
+    except grpc.aio.AioRpcError as error:
+        return reason_of(error)
+    return ""
+
+
+async def once(request: object) -> AsyncIterator[object]:
+    yield request
+
+
+@pytest.mark.contract("X1")
+def test_x1_every_method_has_its_role():
+    named = [name for names in ROLES.values() for name in names.split()]
+    assert len(named) == len(set(named))
+    assert set(METHODS) <= set(named)
+
+
+@pytest.mark.contract("X1")
+async def test_x1_without_the_role_each_method_is_refused_and_with_it_only_the_project(
+    tiny_base, tmp_path
+):
+    async with running(tiny_base, tmp_path, ByMetadata(None, "default")) as served:
+        for name in METHODS:
+            role = role_of(name)
+            others = " ".join(other.value for other in Role if other is not role)
+            assert await reason(served.channel, name, roles=others) == "PERMISSION_DENIED", name
+            found = await reason(served.channel, name, roles=role.value)
+            if name not in OF_NO_PROJECT:
+                assert found == "NOT_FOUND", name
+            else:
+                assert found != "PERMISSION_DENIED", name
+
+
+@pytest.mark.contract("X1")
+async def test_x1_without_the_token_everything_but_health_is_refused(tiny_base, tmp_path):
+    async with running(tiny_base, tmp_path, token="right") as served:
+        for name in METHODS:
+            for given in ("", "Bearer wrong", "Bearer ", "right"):
+                found = await reason(served.channel, name, authorization=given)
+                assert found == "UNAUTHENTICATED", name
+        health = health_pb2_grpc.HealthStub(served.channel)
+        await health.Check(health_pb2.HealthCheckRequest(), timeout=10)
