@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections import Counter
 from functools import partial
+from typing import Any
 
 import grpc
 import pytest
@@ -117,7 +118,7 @@ async def test_flip_brings_the_new_version_in_beside_the_old_and_keeps_the_old_f
 async def test_old_version_goes_when_its_rollback_window_closes_and_its_last_lease_ends(
     tiny_base, tiny_adapter, tmp_path
 ):
-    settings = {"rollback_window_s": 0.01, "follow_interval_s": 0.02}
+    settings: dict[str, Any] = {"rollback_window_s": 0.01, "follow_interval_s": 0.02}
     async with running(tiny_base, tmp_path, **settings) as served:
         for seed in (1, 2):
             await served.publish("triage", tiny_adapter(seed))
@@ -208,49 +209,3 @@ async def test_stale_etag_loses_and_says_so(two_versions):
         await two_versions.set_alias("triage", 1, etag="1")
     assert caught.value.code() is grpc.StatusCode.ABORTED
     assert reason_of(caught.value) == "STALE_GENERATION"
-
-
-@pytest.mark.contract("S7")
-async def test_s7_many_first_requests_for_a_cold_version_load_it_once(two_versions):
-    engine = two_versions.parts.engine
-    answers = await asyncio.gather(*(two_versions.ask("triage", f"q {n}") for n in range(50)))
-    assert {answer.answerer.version_number for answer in answers} == {1}
-    assert len(engine.state().resident) == 1
-    cached = list((two_versions.server.config.folder / "cache").glob("*.safetensors"))
-    assert len(cached) == 1
-
-
-@pytest.mark.contract("S8")
-async def test_s8_leased_version_is_never_evicted_and_no_room_is_told(
-    tiny_base, tiny_adapter, tmp_path
-):
-    async with running(tiny_base, tmp_path) as served:
-        for seed in (1, 2):
-            await served.publish("triage", tiny_adapter(seed))
-        await served.ask("triage@1")
-        (resident,) = served.residencies.values()
-    async with running(
-        tiny_base, tmp_path, max_adapter_bytes=resident.size_bytes * 3 // 2
-    ) as served:
-        stream = served.stream("triage@1", max_tokens=900)
-        await anext(aiter(stream))
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await served.ask("triage@2")
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert reason_of(caught.value) == "ADAPTER_MEMORY_FULL"
-        stream.cancel()
-        await until(lambda: not any(place.leases for place in served.residencies.values()))
-        assert (await served.ask("triage@2")).answerer.version_number == 2
-        assert len(states(served)) == 1
-
-
-async def test_load_and_unload_by_hand(two_versions):
-    request = server_service_pb2.LoadAdapterRequest(parent="projects/default", reference="triage@2")
-    loaded = (await two_versions.servers.LoadAdapter(request, timeout=20)).residency
-    assert loaded.state == server_service_pb2.RESIDENCY_STATE_RESIDENT
-    assert loaded.size_bytes > 0
-    unload = server_service_pb2.UnloadAdapterRequest(version_digest=loaded.version_digest)
-    unload.drain_timeout.seconds = 5
-    await two_versions.servers.UnloadAdapter(unload, timeout=20)
-    assert states(two_versions) == {}
-    assert two_versions.parts.engine.state().resident == {}
