@@ -81,15 +81,20 @@ def page() -> str:
     root: Any = typer.main.get_command(app)
     parts = [HEAD, "## Connection\n\n" + _options(root)]
     for name, found in root.commands.items():
-        verbs = getattr(found, "commands", None)
-        if verbs is None:
-            parts.append(_command(name, found, "##"))
-            continue
-        parts.append(f"## {name}\n\n{found.help}\n")
-        parts += [_command(f"{name} {verb}", inner, "###") for verb, inner in verbs.items()]
+        parts += _section(name, found, "##")
     parts.append("## JSON\n\nTimes are ISO 8601 with their zone; digests are `sha256:<hex>`.\n")
     parts += [_value(kind) for kind in sorted(_given(), key=lambda kind: kind.__name__)]
     return "\n".join(parts)
+
+
+def _section(path: str, found: Any, heading: str) -> Iterator[str]:  # noqa: ANN401
+    verbs = getattr(found, "commands", None)
+    if verbs is None:
+        yield _command(path, found, heading)
+        return
+    yield f"{heading} {path}\n\n{found.help}\n"
+    for verb, inner in verbs.items():
+        yield from _section(f"{path} {verb}", inner, f"{heading}#")
 
 
 def _command(path: str, found: Any, heading: str) -> str:  # noqa: ANN401

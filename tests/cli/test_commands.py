@@ -178,6 +178,57 @@ def test_aliases(loradock, as_json, task):
     loradock("alias", "show", alias, code=3)
 
 
+def test_alias_policy(loradock, as_json, task, tmp_path):
+    alias, rows = f"{task}:production", tmp_path / "rows.jsonl"
+    rows.write_text("rows")
+    loradock("alias", "policy", "show", alias, code=3)
+    loradock("alias", "policy", "set", alias, code=2)
+    words = (
+        *("alias", "policy", "set", alias, "--require", "mine:accuracy>=0.5"),
+        *("--require", "mine:loss<=1", "--not-worse", "mine:loss=0.1,lower"),
+        *("--require", "safety", "--dataset", f"mine={rows}"),
+        *("--max-age", "7d", "--reason", "be careful"),
+    )
+    as_json(sdk.AliasPolicy, *words, "--dry-run")
+    loradock("alias", "policy", "show", alias, code=3)
+    policy = as_json(sdk.AliasPolicy, *words)
+    mine, safety = policy["suites"]
+    assert [m["margin"] for m in mine["metrics"]] == [None, 0.1]
+    assert (safety["metrics"], policy["max_age_s"]) == ([], 604800)
+    told = loradock("alias", "set", alias, "2", "--validate-only", code=6)
+    assert "3 things are wrong" in told.err and "mine/accuracy: was never measured" in told.err
+    assert "[MISSING]" in told.err and "--override" in told.err
+    as_json(sdk.PolicyReport, "alias", "policy", "check", alias, "2", code=6)
+    loradock("alias", "set", alias, "2", "--override", code=2)
+    add = ("eval", "add", f"{task}@2", "--dataset", rows, "--suite")
+    loradock(*add, "mine", "--metric", "accuracy=0.6,n=9", "--metric", "loss=0.5,n=9,lower")
+    loradock(*add, "safety", "--metric", "refusals=1,n=9")
+    shown = loradock("alias", "policy", "check", alias, "2", code=6).out
+    assert "INCUMBENT_NOT_MEASURED" in shown
+    as_json(sdk.AliasChange, "alias", "set", alias, "2", "--override", "--reason", "now")
+    assert "meets" in loradock("alias", "policy", "check", alias, "2").err
+    loradock("alias", "policy", "set", alias, "--nothing", "--etag", "9", code=5)
+    loradock("alias", "policy", "set", alias, "--nothing", "--require", "mine", code=2)
+    loradock("alias", "policy", "set", alias, "--nothing")
+    assert "nothing" in loradock("alias", "policy", "show", alias).out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--require", ":accuracy"),
+        ("--require", "mine:accuracy>=1.2.3"),
+        ("--not-worse", "mine:accuracy"),
+        ("--require", "mine", "--dataset", "other=sha256:1"),
+        ("--require", "mine", "--dataset", "mine"),
+        ("--require", "mine", "--dataset", "mine=/no/such/file"),
+        ("--require", "mine", "--max-age", "soon"),
+    ],
+)
+def test_a_policy_that_can_not_be_read_is_a_usage_error(loradock, words):
+    loradock("alias", "policy", "set", "a:production", *words, code=2)
+
+
 def test_ask(loradock, as_json, task, real_server, monkeypatch, tmp_path):
     text = loradock("generate", "--adapter", task, "hi").out
     answer = as_json(sdk.Generation, "generate", "--adapter", task, "hi")

@@ -34,6 +34,7 @@ CODES = {
     "PreconditionFailed": 6,
     "NotAdmitted": 6,
     "BaseModelMismatch": 6,
+    "EvalGateFailed": 6,
     "VersionYanked": 6,
     "StillReferenced": 6,
     "Unauthenticated": 4,

@@ -10,7 +10,8 @@ import typer
 from loradock.cli.main import app, run
 
 ROOT = Path(__file__).parents[2]
-READ_ONLY = {"list", "show", "search", "history", "status", "generate", "classify", "score"}
+READ_ONLY = {"list", "show", "search", "history", "status", "check"}
+READ_ONLY |= {"generate", "classify", "score"}
 DESTRUCTIVE = {"adapter delete", "alias delete"}
 
 
@@ -36,6 +37,7 @@ def test_the_issues_commands_are_there():
     nouns = {
         "adapter": "push pull list show yank unyank delete search",
         "alias": "set show history rollback list delete",
+        "alias policy": "set show check",
         "eval": "run add list",
         "lineage": "show",
         "server": "status list load unload override",

@@ -11,7 +11,9 @@ from loradock.client import (
     Client,
     LoradockError,
     Metric,
+    MetricDemand,
     MetricFilter,
+    SuiteDemand,
     Unavailable,
 )
 from loradock.client._policy import IDEMPOTENT_METHODS
@@ -58,6 +60,8 @@ def call_everything(client, folder):
         lambda: client.aliases.at("a", "p", datetime.now(UTC)),
         lambda: client.aliases.rollback("a", "p"),
         lambda: client.aliases.delete("a", "p"),
+        lambda: client.policies.set("a", "p", [SuiteDemand("s", (MetricDemand("m", 0.5),))]),
+        lambda: client.policies.check("a", "p", 1),
         lambda: client.evaluations.record(
             "s", metrics=[Metric("m", 1.0, 1)], dataset_digest="sha256:4", version="a@1"
         ),

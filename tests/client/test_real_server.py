@@ -14,11 +14,14 @@ from loradock.client import (
     BaseModelMismatch,
     Client,
     DataLoss,
+    EvalGateFailed,
     FinishReason,
     InvalidRequest,
     LoradockError,
     MessageTooLarge,
     Metric,
+    MetricDemand,
+    MetricDirection,
     MoveKind,
     NotAdmitted,
     NotFound,
@@ -28,6 +31,7 @@ from loradock.client import (
     ResidencyState,
     StaleAlias,
     StillReferenced,
+    SuiteDemand,
     VersionState,
     VersionYanked,
 )
@@ -82,6 +86,47 @@ def test_r1_the_same_content_again_sends_nothing(client, task, one):
     assert first.version.reference == f"{task}@1"
     assert first.version.profile.labels == ("billing", "bug", "other")
     assert first.version.base_model == f"baseModels/{BASE}"
+
+
+@pytest.mark.contract("R8")
+def test_r8_a_policy_holds_whoever_moves_the_alias(client, live):
+    rows = "sha256:" + "d" * 64
+    demands = (
+        MetricDemand("accuracy", threshold=0.8, margin=0.05),
+        MetricDemand("loss", threshold=0.3, direction=MetricDirection.LOWER),
+    )
+    suite = SuiteDemand("held-out", demands, rows)
+    policy = client.policies.set(live, "production", [suite], max_age_s=3600.5, reason="careful")
+    assert (policy.suites, policy.max_age_s, policy.etag) == ((suite,), 3600.5, "1")
+    assert policy == client.policies.get(live, "production")
+    for validate_only in (True, False):
+        with pytest.raises(EvalGateFailed) as refused:
+            client.aliases.set(live, "production", 2, validate_only=validate_only)
+        assert [(p.subject, p.code) for p in refused.value.problems] == [
+            ("held-out/accuracy", "MISSING"),
+            ("held-out/loss", "MISSING"),
+        ]
+        assert refused.value.metadata["version"] == f"{live}@2"
+    metrics = [Metric("accuracy", 0.9, 10), Metric("loss", 0.5, 10, None, None, LOWER)]
+    for number in (1, 2):
+        client.evaluations.record(
+            "held-out", metrics=metrics, dataset_digest=rows, version=f"{live}@{number}"
+        )
+    report = client.policies.check(live, "production", 2)
+    assert [(c.metric, c.code, c.value, c.wanted) for c in report.checks] == [
+        ("accuracy", "PASSED", 0.9, 0.8),
+        ("accuracy", "PASSED", 0.9, 0.85),
+        ("loss", "THRESHOLD_MISSED", 0.5, 0.3),
+    ]
+    assert not report.passed
+    with pytest.raises(InvalidRequest):
+        client.aliases.set(live, "production", 2, override_policy=True)
+    moved = client.aliases.set(live, "production", 2, override_policy=True, reason="can't wait")
+    assert moved.alias.version_number == 2
+    assert client.aliases.rollback(live, "production").alias.version_number == 1
+
+
+LOWER = MetricDirection.LOWER
 
 
 def test_answers_name_their_version(client, live):

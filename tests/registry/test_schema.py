@@ -20,6 +20,7 @@ from loradock.registry.catalog.schema import (
 )
 from loradock.registry.errors import InvalidArgument, UnknownSchema
 from loradock.registry.limits import Limits
+from loradock.registry.policy import Demands
 from loradock.registry.registry import Registry, open_registry
 from loradock.registry.stores.folder import FolderBlobStore
 
@@ -52,11 +53,38 @@ def test_r15_up_down_up_and_the_models_agree(database, tmp_path):
     check_schema(database)
 
 
+@pytest.mark.contract("R15")
+@pytest.mark.parametrize("revision", ["0001"])
+def test_r15_a_step_down_and_up_again_keeps_what_was_there_before(database, tmp_path, revision):
+    upgrade(database)
+    tiny = _fill(database, tmp_path)
+    before = _content(tiny)
+    downgrade(database, revision)
+    assert found_schema(database) == revision
+    upgrade(database)
+    assert differences(database) == []
+    assert _content(tiny) == before
+    assert tiny.point(1, 1).generation == 2
+
+
+def _content(tiny):
+    registry = tiny.registry
+    return [
+        registry.versions.get("acme", "triage", 1),
+        registry.aliases.history("acme", "triage", "production").items,
+        registry.evaluations.list("acme").items,
+        registry.audit.list("acme").items,
+    ]
+
+
 def _fill(database, tmp_path):
     tiny = TinyRegistry(Registry(database, FolderBlobStore(tmp_path / "blobs"), Limits()))
     tiny.publish()
     tiny.point(1)
     record(tiny, 1)
+    key = ("acme", "triage", "production")
+    tiny.registry.policies.set(*key, Demands(), expected_revision=0, by="ann")
+    return tiny
 
 
 @pytest.mark.contract("R15")

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from served import alias_name, reason_of, refusal_of, running, until
 
+from loradock.registry.policy import Demands, SuiteDemand
 from loradock.registry.registry import open_registry
 from loradock.v1 import server_service_pb2
 
@@ -140,6 +141,10 @@ async def test_s6_override_with_the_catalog_down_is_audited_reported_and_reconci
 ):
     async with running(tiny_base, tmp_path, **settings) as served:
         await promoted(served, tiny_adapter)
+        demands = Demands((SuiteDemand("held-out"),), rollback_window_s=0.0)
+        key = ("default", "triage", "production")
+        policies = served.server.registry.policies
+        policies.set(*key, demands, expected_revision=0, by="olga")
         assert reason_of(await refusal_of(override(served))) == "CATALOG_ANSWERS"
         postgres.stop()
         object_store.kill()
@@ -167,6 +172,7 @@ async def test_s6_override_with_the_catalog_down_is_audited_reported_and_reconci
         told = {event.action: event for event in audit}
         assert told["alias.override"].reason == "v2 leaks"
         assert told["alias.override.reconcile"].details["outcome"] == "applied"
+        assert told["alias.rollback"].details["gate"] == "overridden"
 
 
 @pytest.mark.contract("S6")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loradock.cli import policy
 from loradock.cli.command import (
     DryRunOption,
     JsonOption,
@@ -26,11 +27,16 @@ if TYPE_CHECKING:
     from loradock.client import Alias, AliasChange, AliasMove
 
 app = noun("alias", "Say which version is live, and see which was.")
+app.add_typer(policy.app)
 
 AliasArgument = Annotated[str, typer.Argument(metavar="ADAPTER:ALIAS")]
 WaitOption = Annotated[
     float | None,
     typer.Option("--wait", metavar="SECONDS", help="Wait until the live servers follow."),
+]
+OverrideOption = Annotated[
+    bool,
+    typer.Option("--override", help="Though its policy is not met: needs a role and --reason."),
 ]
 EtagOption = Annotated[
     str | None, typer.Option("--etag", help="Move only what was read under this etag.")
@@ -41,6 +47,7 @@ EtagOption = Annotated[
     app,
     "set",
     "alias set support-triage:production 2 --reason 'beats v1' --wait 10",
+    "alias set support-triage:production 2 --validate-only",
     gives="`AliasChange`",
 )
 def set_(
@@ -50,15 +57,26 @@ def set_(
     reason: ReasonOption = "",
     wait: WaitOption = None,
     etag: EtagOption = None,
-    dry_run: DryRunOption = False,
+    override: OverrideOption = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", "--validate-only", help="Tell whether it would be moved."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Create an alias, or move it to another version."""
+    """Create an alias, or move it to another version, one that meets the alias's policy."""
     adapter, name = split_alias(alias)
     number = version_number(version)
     with connect(context) as client:
         change = client.aliases.set(
-            adapter, name, number, etag=etag, reason=reason, wait_s=wait, validate_only=dry_run
+            adapter,
+            name,
+            number,
+            etag=etag,
+            reason=reason,
+            wait_s=wait,
+            validate_only=dry_run,
+            override_policy=override,
         )
     if dry_run:
         note(f"{alias} could be moved to @{number}; nothing was moved")
@@ -77,6 +95,7 @@ def rollback(
     reason: ReasonOption = "",
     wait: WaitOption = None,
     etag: EtagOption = None,
+    override: OverrideOption = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -90,7 +109,9 @@ def rollback(
             note(f"{alias} would go back to {_numbered(current.previous_number)}")
             _show_change(AliasChange(current, None), as_json)
             return
-        change = client.aliases.rollback(adapter, name, etag=etag, reason=reason, wait_s=wait)
+        change = client.aliases.rollback(
+            adapter, name, etag=etag, reason=reason, wait_s=wait, override_policy=override
+        )
     _show_change(change, as_json)
 
 

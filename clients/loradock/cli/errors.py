@@ -24,6 +24,7 @@ from loradock.client import (
     AlreadyExists,
     DataLoss,
     DeadlineExceeded,
+    EvalGateFailed,
     InvalidRequest,
     LoradockError,
     MessageTooLarge,
@@ -60,6 +61,7 @@ _HINTS = {
     "STALE_ETAG": "somebody changed it: read it again, and decide again",
     "NOTHING_TO_ROLL_BACK": "see `loradock alias history`; move it with `loradock alias set`",
     "VERSION_YANKED": "choose another version, or take it back with `loradock adapter unyank`",
+    "EVAL_GATE_FAILED": "measure it (`loradock eval run`), or move it with --override and --reason",
     "STILL_REFERENCED": "move or delete what refers to it first: `loradock alias list`",
     "BASE_MODEL_MISMATCH": "see `loradock base list` for the bases that are known",
     "UNAUTHENTICATED": "give a token: --token-file, or LORADOCK_TOKEN in the environment",
@@ -114,7 +116,7 @@ def _lacking(error: ImportError) -> Exception:
 
 def _as_text(error: Exception) -> list[str]:
     lines = [f"error: {_text(error)}"]
-    if isinstance(error, NotAdmitted) and len(error.problems) > 1:
+    if isinstance(error, NotAdmitted | EvalGateFailed) and len(error.problems) > 1:
         lines = [f"error: {len(error.problems)} things are wrong with it"]
         lines += [f"  {p.subject}: {p.message} [{p.code}]" for p in error.problems]
     if hint := _hint(error):

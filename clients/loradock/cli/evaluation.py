@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from loradock.cli.command import DryRunOption, JsonOption, LimitOption, command, noun
 from loradock.cli.inference import AdapterOption, BaseOption
+from loradock.cli.names import dataset_digest
 from loradock.cli.output import note, print_json, show_table, text_of
 from loradock.cli.progress import row_progress
 from loradock.cli.refusal import CommandError
@@ -120,7 +120,7 @@ def add(
     if not suite or not dataset or not metric or (version is None) is (base is None):
         raise CommandError("name a version or --base, and --suite, --dataset and --metric")
     metrics = [parse_metric(text) for text in metric]
-    digest = _dataset_digest(dataset)
+    digest = dataset_digest(dataset)
     if dry_run:
         note(f"would record {len(metrics)} metrics of {version or base} on {digest}")
         if as_json:
@@ -136,15 +136,6 @@ def add(
             harness=harness,
         )
     _show([recorded], as_json, single=True)
-
-
-def _dataset_digest(dataset: str) -> str:
-    if dataset.startswith("sha256:"):
-        return dataset
-    path = Path(dataset)
-    if not path.is_file():
-        raise CommandError(f"there is no file {path}", "give the rows file, or sha256:<hex>")
-    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
 def parse_metric(text: str) -> Metric:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from loradock.cli.refusal import CommandError
@@ -33,6 +35,16 @@ def version_number(text: str) -> int:
     if not number.isdecimal():
         raise CommandError(f"{text!r} is no version number", "write it as 2")
     return int(number)
+
+
+def dataset_digest(text: str) -> str:
+    """Give the digest of a rows file, or the digest that was given."""
+    if text.startswith("sha256:"):
+        return text
+    path = Path(text)
+    if not path.is_file():
+        raise CommandError(f"there is no file {path}", "give the rows file, or sha256:<hex>")
+    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
 def metric_filter(text: str | None) -> MetricFilter | None:

@@ -11,6 +11,7 @@ LoradockError                      has `reason`, `metadata`, `request_id`, `retr
 ├── PreconditionFailed             the state of things forbids it
 │   ├── NotAdmitted                an upload that can't be served; `problems` lists everything
 │   │   └── BaseModelMismatch      it was made for another base
+│   ├── EvalGateFailed             a version does not meet an alias's policy; see `problems`
 │   ├── VersionYanked              the version is auditable, but not resolvable
 │   └── StillReferenced            something points there; `metadata` has the referrers
 ├── Unauthenticated                no token, or one that is not known
@@ -104,6 +105,10 @@ class NotAdmitted(PreconditionFailed):
 
 class BaseModelMismatch(NotAdmitted):
     """The adapter was made for another base."""
+
+
+class EvalGateFailed(PreconditionFailed):
+    """A version does not meet an alias's policy; `problems` lists every demand it misses."""
 
 
 class VersionYanked(PreconditionFailed):

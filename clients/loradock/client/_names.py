@@ -84,6 +84,11 @@ def alias_name(adapter: str, alias: str, project: str) -> str:
     return f"{adapter_name(adapter, project)}/aliases/{alias}"
 
 
+def policy_name(adapter: str, alias: str, project: str) -> str:
+    """Spell an alias's policy."""
+    return f"{alias_name(adapter, alias, project)}/policy"
+
+
 def base_name(base: str) -> str:
     """Spell a base, given as its id or as it is spelled."""
     return base if base.startswith("baseModels/") else f"baseModels/{base}"

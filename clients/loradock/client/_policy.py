@@ -26,7 +26,10 @@ IDEMPOTENT_METHODS = {
         *("FindMissingBlobs", "DownloadBlob", "PublishVersion"),
         *("GetVersion", "ResolveVersion", "ListVersions", "SearchVersions"),
     ),
-    "AliasService": ("SetAlias", "GetAlias", "ListAliases", "ListAliasHistory", "RollbackAlias"),
+    "AliasService": (
+        *("SetAlias", "GetAlias", "ListAliases", "ListAliasHistory", "RollbackAlias"),
+        *("SetAliasPolicy", "GetAliasPolicy", "CheckAliasPolicy"),
+    ),
     "EvaluationService": ("RecordEvaluation", "GetEvaluation", "ListEvaluations", "GetLineage"),
     "InferenceService": ("Generate", "StreamGenerate", "Score", "Classify", "CountTokens"),
     "ServerService": ("GetServer", "ListServers", "LoadAdapter"),

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from loradock.v1 import resources_pb2 as loradock_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1floradock/v1/alias_service.proto\x12\x0bloradock.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bloradock/v1/resources.proto\"\xb7\x01\n\x0fSetAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0eversion_number\x18\x02 \x01(\x05\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\x12,\n\x04wait\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x42\x07\n\x05_wait\"J\n\x0b\x46ollowState\x12\x13\n\x0bnum_servers\x18\x01 \x01(\x05\x12\x15\n\rnum_following\x18\x02 \x01(\x05\x12\x0f\n\x07reasons\x18\x03 \x03(\t\"s\n\x10SetAliasResponse\x12!\n\x05\x61lias\x18\x01 \x01(\x0b\x32\x12.loradock.v1.Alias\x12/\n\x08\x66ollowed\x18\x02 \x01(\x0b\x32\x18.loradock.v1.FollowStateH\x00\x88\x01\x01\x42\x0b\n\t_followed\"\x1f\n\x0fGetAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x10GetAliasResponse\x12!\n\x05\x61lias\x18\x01 \x01(\x0b\x32\x12.loradock.v1.Alias\"K\n\x12ListAliasesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"S\n\x13ListAliasesResponse\x12#\n\x07\x61liases\x18\x01 \x03(\x0b\x32\x12.loradock.v1.Alias\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x82\x01\n\x17ListAliasHistoryRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12+\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x42\x05\n\x03_at\"Z\n\x18ListAliasHistoryResponse\x12%\n\x05moves\x18\x01 \x03(\x0b\x32\x16.loradock.v1.AliasMove\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8d\x01\n\x14RollbackAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12,\n\x04wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x42\x07\n\x05_wait\"x\n\x15RollbackAliasResponse\x12!\n\x05\x61lias\x18\x01 \x01(\x0b\x32\x12.loradock.v1.Alias\x12/\n\x08\x66ollowed\x18\x02 \x01(\x0b\x32\x18.loradock.v1.FollowStateH\x00\x88\x01\x01\x42\x0b\n\t_followed\"@\n\x12\x44\x65leteAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x15\n\x13\x44\x65leteAliasResponse2\xfd\x03\n\x0c\x41liasService\x12G\n\x08SetAlias\x12\x1c.loradock.v1.SetAliasRequest\x1a\x1d.loradock.v1.SetAliasResponse\x12G\n\x08GetAlias\x12\x1c.loradock.v1.GetAliasRequest\x1a\x1d.loradock.v1.GetAliasResponse\x12P\n\x0bListAliases\x12\x1f.loradock.v1.ListAliasesRequest\x1a .loradock.v1.ListAliasesResponse\x12_\n\x10ListAliasHistory\x12$.loradock.v1.ListAliasHistoryRequest\x1a%.loradock.v1.ListAliasHistoryResponse\x12V\n\rRollbackAlias\x12!.loradock.v1.RollbackAliasRequest\x1a\".loradock.v1.RollbackAliasResponse\x12P\n\x0b\x44\x65leteAlias\x12\x1f.loradock.v1.DeleteAliasRequest\x1a .loradock.v1.DeleteAliasResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1floradock/v1/alias_service.proto\x12\x0bloradock.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bloradock/v1/resources.proto\"\xd0\x01\n\x0fSetAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0eversion_number\x18\x02 \x01(\x05\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\x12,\n\x04wait\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x12\x17\n\x0foverride_policy\x18\x08 \x01(\x08\x42\x07\n\x05_wait\"J\n\x0b\x46ollowState\x12\x13\n\x0bnum_servers\x18\x01 \x01(\x05\x12\x15\n\rnum_following\x18\x02 \x01(\x05\x12\x0f\n\x07reasons\x18\x03 \x03(\t\"s\n\x10SetAliasResponse\x12!\n\x05\x61lias\x18\x01 \x01(\x0b\x32\x12.loradock.v1.Alias\x12/\n\x08\x66ollowed\x18\x02 \x01(\x0b\x32\x18.loradock.v1.FollowStateH\x00\x88\x01\x01\x42\x0b\n\t_followed\"\x1f\n\x0fGetAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x10GetAliasResponse\x12!\n\x05\x61lias\x18\x01 \x01(\x0b\x32\x12.loradock.v1.Alias\"K\n\x12ListAliasesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"S\n\x13ListAliasesResponse\x12#\n\x07\x61liases\x18\x01 \x03(\x0b\x32\x12.loradock.v1.Alias\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x82\x01\n\x17ListAliasHistoryRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12+\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x42\x05\n\x03_at\"Z\n\x18ListAliasHistoryResponse\x12%\n\x05moves\x18\x01 \x03(\x0b\x32\x16.loradock.v1.AliasMove\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa6\x01\n\x14RollbackAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12,\n\x04wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x12\x17\n\x0foverride_policy\x18\x06 \x01(\x08\x42\x07\n\x05_wait\"x\n\x15RollbackAliasResponse\x12!\n\x05\x61lias\x18\x01 \x01(\x0b\x32\x12.loradock.v1.Alias\x12/\n\x08\x66ollowed\x18\x02 \x01(\x0b\x32\x18.loradock.v1.FollowStateH\x00\x88\x01\x01\x42\x0b\n\t_followed\"@\n\x12\x44\x65leteAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x15\n\x13\x44\x65leteAliasResponse\"\x95\x01\n\x0cMetricDemand\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12/\n\tdirection\x18\x02 \x01(\x0e\x32\x1c.loradock.v1.MetricDirection\x12\x16\n\tthreshold\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06margin\x18\x04 \x01(\x01H\x01\x88\x01\x01\x42\x0c\n\n_thresholdB\t\n\x07_margin\"`\n\x0bSuiteDemand\x12\r\n\x05suite\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x61taset_digest\x18\x02 \x01(\t\x12*\n\x07metrics\x18\x03 \x03(\x0b\x32\x19.loradock.v1.MetricDemand\"\xa9\x02\n\x0b\x41liasPolicy\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x06suites\x18\x02 \x03(\x0b\x32\x18.loradock.v1.SuiteDemand\x12/\n\x07max_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x12\x37\n\x0frollback_window\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationH\x01\x88\x01\x01\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12\x0e\n\x06set_by\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12*\n\x06set_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\n\n\x08_max_ageB\x12\n\x10_rollback_window\"\x8a\x01\n\x15SetAliasPolicyRequest\x12(\n\x06policy\x18\x01 \x01(\x0b\x32\x18.loradock.v1.AliasPolicy\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"B\n\x16SetAliasPolicyResponse\x12(\n\x06policy\x18\x01 \x01(\x0b\x32\x18.loradock.v1.AliasPolicy\"%\n\x15GetAliasPolicyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"B\n\x16GetAliasPolicyResponse\x12(\n\x06policy\x18\x01 \x01(\x0b\x32\x18.loradock.v1.AliasPolicy\"?\n\x17\x43heckAliasPolicyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0eversion_number\x18\x02 \x01(\x05\"\x99\x01\n\x0bPolicyCheck\x12\r\n\x05suite\x18\x01 \x01(\t\x12\x0e\n\x06metric\x18\x02 \x01(\t\x12\x0e\n\x06passed\x18\x03 \x01(\x08\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x12\n\x05value\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06wanted\x18\x07 \x01(\x01H\x01\x88\x01\x01\x42\x08\n\x06_valueB\t\n\x07_wanted\"T\n\x18\x43heckAliasPolicyResponse\x12\x0e\n\x06passed\x18\x01 \x01(\x08\x12(\n\x06\x63hecks\x18\x02 \x03(\x0b\x32\x18.loradock.v1.PolicyCheck2\x94\x06\n\x0c\x41liasService\x12G\n\x08SetAlias\x12\x1c.loradock.v1.SetAliasRequest\x1a\x1d.loradock.v1.SetAliasResponse\x12G\n\x08GetAlias\x12\x1c.loradock.v1.GetAliasRequest\x1a\x1d.loradock.v1.GetAliasResponse\x12P\n\x0bListAliases\x12\x1f.loradock.v1.ListAliasesRequest\x1a .loradock.v1.ListAliasesResponse\x12_\n\x10ListAliasHistory\x12$.loradock.v1.ListAliasHistoryRequest\x1a%.loradock.v1.ListAliasHistoryResponse\x12V\n\rRollbackAlias\x12!.loradock.v1.RollbackAliasRequest\x1a\".loradock.v1.RollbackAliasResponse\x12P\n\x0b\x44\x65leteAlias\x12\x1f.loradock.v1.DeleteAliasRequest\x1a .loradock.v1.DeleteAliasResponse\x12Y\n\x0eSetAliasPolicy\x12\".loradock.v1.SetAliasPolicyRequest\x1a#.loradock.v1.SetAliasPolicyResponse\x12Y\n\x0eGetAliasPolicy\x12\".loradock.v1.GetAliasPolicyRequest\x1a#.loradock.v1.GetAliasPolicyResponse\x12_\n\x10\x43heckAliasPolicy\x12$.loradock.v1.CheckAliasPolicyRequest\x1a%.loradock.v1.CheckAliasPolicyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,31 +35,51 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'loradock.v1.alias_service_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SETALIASREQUEST']._serialized_start=143
-  _globals['_SETALIASREQUEST']._serialized_end=326
-  _globals['_FOLLOWSTATE']._serialized_start=328
-  _globals['_FOLLOWSTATE']._serialized_end=402
-  _globals['_SETALIASRESPONSE']._serialized_start=404
-  _globals['_SETALIASRESPONSE']._serialized_end=519
-  _globals['_GETALIASREQUEST']._serialized_start=521
-  _globals['_GETALIASREQUEST']._serialized_end=552
-  _globals['_GETALIASRESPONSE']._serialized_start=554
-  _globals['_GETALIASRESPONSE']._serialized_end=607
-  _globals['_LISTALIASESREQUEST']._serialized_start=609
-  _globals['_LISTALIASESREQUEST']._serialized_end=684
-  _globals['_LISTALIASESRESPONSE']._serialized_start=686
-  _globals['_LISTALIASESRESPONSE']._serialized_end=769
-  _globals['_LISTALIASHISTORYREQUEST']._serialized_start=772
-  _globals['_LISTALIASHISTORYREQUEST']._serialized_end=902
-  _globals['_LISTALIASHISTORYRESPONSE']._serialized_start=904
-  _globals['_LISTALIASHISTORYRESPONSE']._serialized_end=994
-  _globals['_ROLLBACKALIASREQUEST']._serialized_start=997
-  _globals['_ROLLBACKALIASREQUEST']._serialized_end=1138
-  _globals['_ROLLBACKALIASRESPONSE']._serialized_start=1140
-  _globals['_ROLLBACKALIASRESPONSE']._serialized_end=1260
-  _globals['_DELETEALIASREQUEST']._serialized_start=1262
-  _globals['_DELETEALIASREQUEST']._serialized_end=1326
-  _globals['_DELETEALIASRESPONSE']._serialized_start=1328
-  _globals['_DELETEALIASRESPONSE']._serialized_end=1349
-  _globals['_ALIASSERVICE']._serialized_start=1352
-  _globals['_ALIASSERVICE']._serialized_end=1861
+  _globals['_SETALIASREQUEST']._serialized_end=351
+  _globals['_FOLLOWSTATE']._serialized_start=353
+  _globals['_FOLLOWSTATE']._serialized_end=427
+  _globals['_SETALIASRESPONSE']._serialized_start=429
+  _globals['_SETALIASRESPONSE']._serialized_end=544
+  _globals['_GETALIASREQUEST']._serialized_start=546
+  _globals['_GETALIASREQUEST']._serialized_end=577
+  _globals['_GETALIASRESPONSE']._serialized_start=579
+  _globals['_GETALIASRESPONSE']._serialized_end=632
+  _globals['_LISTALIASESREQUEST']._serialized_start=634
+  _globals['_LISTALIASESREQUEST']._serialized_end=709
+  _globals['_LISTALIASESRESPONSE']._serialized_start=711
+  _globals['_LISTALIASESRESPONSE']._serialized_end=794
+  _globals['_LISTALIASHISTORYREQUEST']._serialized_start=797
+  _globals['_LISTALIASHISTORYREQUEST']._serialized_end=927
+  _globals['_LISTALIASHISTORYRESPONSE']._serialized_start=929
+  _globals['_LISTALIASHISTORYRESPONSE']._serialized_end=1019
+  _globals['_ROLLBACKALIASREQUEST']._serialized_start=1022
+  _globals['_ROLLBACKALIASREQUEST']._serialized_end=1188
+  _globals['_ROLLBACKALIASRESPONSE']._serialized_start=1190
+  _globals['_ROLLBACKALIASRESPONSE']._serialized_end=1310
+  _globals['_DELETEALIASREQUEST']._serialized_start=1312
+  _globals['_DELETEALIASREQUEST']._serialized_end=1376
+  _globals['_DELETEALIASRESPONSE']._serialized_start=1378
+  _globals['_DELETEALIASRESPONSE']._serialized_end=1399
+  _globals['_METRICDEMAND']._serialized_start=1402
+  _globals['_METRICDEMAND']._serialized_end=1551
+  _globals['_SUITEDEMAND']._serialized_start=1553
+  _globals['_SUITEDEMAND']._serialized_end=1649
+  _globals['_ALIASPOLICY']._serialized_start=1652
+  _globals['_ALIASPOLICY']._serialized_end=1949
+  _globals['_SETALIASPOLICYREQUEST']._serialized_start=1952
+  _globals['_SETALIASPOLICYREQUEST']._serialized_end=2090
+  _globals['_SETALIASPOLICYRESPONSE']._serialized_start=2092
+  _globals['_SETALIASPOLICYRESPONSE']._serialized_end=2158
+  _globals['_GETALIASPOLICYREQUEST']._serialized_start=2160
+  _globals['_GETALIASPOLICYREQUEST']._serialized_end=2197
+  _globals['_GETALIASPOLICYRESPONSE']._serialized_start=2199
+  _globals['_GETALIASPOLICYRESPONSE']._serialized_end=2265
+  _globals['_CHECKALIASPOLICYREQUEST']._serialized_start=2267
+  _globals['_CHECKALIASPOLICYREQUEST']._serialized_end=2330
+  _globals['_POLICYCHECK']._serialized_start=2333
+  _globals['_POLICYCHECK']._serialized_end=2486
+  _globals['_CHECKALIASPOLICYRESPONSE']._serialized_start=2488
+  _globals['_CHECKALIASPOLICYRESPONSE']._serialized_end=2572
+  _globals['_ALIASSERVICE']._serialized_start=2575
+  _globals['_ALIASSERVICE']._serialized_end=3363
 # @@protoc_insertion_point(module_scope)

@@ -32,6 +32,7 @@ class SetAliasRequest(google.protobuf.message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     WAIT_FIELD_NUMBER: builtins.int
+    OVERRIDE_POLICY_FIELD_NUMBER: builtins.int
     name: builtins.str
     """name is "projects/{project}/adapters/{adapter}/aliases/{alias}"."""
     version_number: builtins.int
@@ -41,6 +42,10 @@ class SetAliasRequest(google.protobuf.message.Message):
     request_id: builtins.str
     validate_only: builtins.bool
     """validate_only answers whether it would pass, and moves nothing."""
+    override_policy: builtins.bool
+    """override_policy moves the alias although its policy is not met. Needs a role of its own and a
+    reason; the audit log keeps what was not met.
+    """
     @property
     def wait(self) -> google.protobuf.duration_pb2.Duration:
         """wait, if present, blocks until the live servers have brought the version in, or so long."""
@@ -55,9 +60,10 @@ class SetAliasRequest(google.protobuf.message.Message):
         request_id: builtins.str = ...,
         validate_only: builtins.bool = ...,
         wait: google.protobuf.duration_pb2.Duration | None = ...,
+        override_policy: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_wait", b"_wait", "wait", b"wait"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_wait", b"_wait", "etag", b"etag", "name", b"name", "reason", b"reason", "request_id", b"request_id", "validate_only", b"validate_only", "version_number", b"version_number", "wait", b"wait"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_wait", b"_wait", "etag", b"etag", "name", b"name", "override_policy", b"override_policy", "reason", b"reason", "request_id", b"request_id", "validate_only", b"validate_only", "version_number", b"version_number", "wait", b"wait"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_wait", b"_wait"]) -> typing.Literal["wait"] | None: ...
 
 Global___SetAliasRequest: typing_extensions.TypeAlias = SetAliasRequest
@@ -242,11 +248,14 @@ class RollbackAliasRequest(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     WAIT_FIELD_NUMBER: builtins.int
+    OVERRIDE_POLICY_FIELD_NUMBER: builtins.int
     name: builtins.str
     etag: builtins.str
     """etag is the alias's, as last read. Stale is ABORTED."""
     reason: builtins.str
     request_id: builtins.str
+    override_policy: builtins.bool
+    """override_policy is as in SetAliasRequest. Within the policy's rollback window it isn't needed."""
     @property
     def wait(self) -> google.protobuf.duration_pb2.Duration:
         """wait is as in SetAliasRequest."""
@@ -259,9 +268,10 @@ class RollbackAliasRequest(google.protobuf.message.Message):
         reason: builtins.str = ...,
         request_id: builtins.str = ...,
         wait: google.protobuf.duration_pb2.Duration | None = ...,
+        override_policy: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_wait", b"_wait", "wait", b"wait"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_wait", b"_wait", "etag", b"etag", "name", b"name", "reason", b"reason", "request_id", b"request_id", "wait", b"wait"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_wait", b"_wait", "etag", b"etag", "name", b"name", "override_policy", b"override_policy", "reason", b"reason", "request_id", b"request_id", "wait", b"wait"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_wait", b"_wait"]) -> typing.Literal["wait"] | None: ...
 
 Global___RollbackAliasRequest: typing_extensions.TypeAlias = RollbackAliasRequest
@@ -318,3 +328,282 @@ class DeleteAliasResponse(google.protobuf.message.Message):
     ) -> None: ...
 
 Global___DeleteAliasResponse: typing_extensions.TypeAlias = DeleteAliasResponse
+
+@typing.final
+class MetricDemand(google.protobuf.message.Message):
+    """MetricDemand is what one metric has to be."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    METRIC_FIELD_NUMBER: builtins.int
+    DIRECTION_FIELD_NUMBER: builtins.int
+    THRESHOLD_FIELD_NUMBER: builtins.int
+    MARGIN_FIELD_NUMBER: builtins.int
+    metric: builtins.str
+    direction: loradock.v1.resources_pb2.MetricDirection.ValueType
+    threshold: builtins.float
+    """threshold is the least, or where lower is better the most, that passes."""
+    margin: builtins.float
+    """margin is how much worse than the incumbent's, on the same rows, it may be."""
+    def __init__(
+        self,
+        *,
+        metric: builtins.str = ...,
+        direction: loradock.v1.resources_pb2.MetricDirection.ValueType = ...,
+        threshold: builtins.float | None = ...,
+        margin: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_margin", b"_margin", "_threshold", b"_threshold", "margin", b"margin", "threshold", b"threshold"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_margin", b"_margin", "_threshold", b"_threshold", "direction", b"direction", "margin", b"margin", "metric", b"metric", "threshold", b"threshold"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_margin", b"_margin"]) -> typing.Literal["margin"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_threshold", b"_threshold"]) -> typing.Literal["threshold"] | None: ...
+
+Global___MetricDemand: typing_extensions.TypeAlias = MetricDemand
+
+@typing.final
+class SuiteDemand(google.protobuf.message.Message):
+    """SuiteDemand is a suite that a version must have been measured in, on its own base. The last
+    evaluation counts.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SUITE_FIELD_NUMBER: builtins.int
+    DATASET_DIGEST_FIELD_NUMBER: builtins.int
+    METRICS_FIELD_NUMBER: builtins.int
+    suite: builtins.str
+    dataset_digest: builtins.str
+    """dataset_digest, if given, names the rows; otherwise any do."""
+    @property
+    def metrics(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MetricDemand]: ...
+    def __init__(
+        self,
+        *,
+        suite: builtins.str = ...,
+        dataset_digest: builtins.str = ...,
+        metrics: collections.abc.Iterable[Global___MetricDemand] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["dataset_digest", b"dataset_digest", "metrics", b"metrics", "suite", b"suite"]) -> None: ...
+
+Global___SuiteDemand: typing_extensions.TypeAlias = SuiteDemand
+
+@typing.final
+class AliasPolicy(google.protobuf.message.Message):
+    """AliasPolicy is what an alias demands of a version. Without suites it demands nothing."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    SUITES_FIELD_NUMBER: builtins.int
+    MAX_AGE_FIELD_NUMBER: builtins.int
+    ROLLBACK_WINDOW_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
+    SET_BY_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    SET_AT_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """name is "projects/{project}/adapters/{adapter}/aliases/{alias}/policy"."""
+    etag: builtins.str
+    """etag and what follows are set by the registry."""
+    set_by: builtins.str
+    reason: builtins.str
+    @property
+    def suites(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SuiteDemand]: ...
+    @property
+    def max_age(self) -> google.protobuf.duration_pb2.Duration:
+        """max_age, if present, is how old an evaluation may be."""
+
+    @property
+    def rollback_window(self) -> google.protobuf.duration_pb2.Duration:
+        """rollback_window is how long after a version was live a rollback to it needs no evaluations.
+        If absent, a day.
+        """
+
+    @property
+    def set_at(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        suites: collections.abc.Iterable[Global___SuiteDemand] | None = ...,
+        max_age: google.protobuf.duration_pb2.Duration | None = ...,
+        rollback_window: google.protobuf.duration_pb2.Duration | None = ...,
+        etag: builtins.str = ...,
+        set_by: builtins.str = ...,
+        reason: builtins.str = ...,
+        set_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_max_age", b"_max_age", "_rollback_window", b"_rollback_window", "max_age", b"max_age", "rollback_window", b"rollback_window", "set_at", b"set_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_max_age", b"_max_age", "_rollback_window", b"_rollback_window", "etag", b"etag", "max_age", b"max_age", "name", b"name", "reason", b"reason", "rollback_window", b"rollback_window", "set_at", b"set_at", "set_by", b"set_by", "suites", b"suites"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_age", b"_max_age"]) -> typing.Literal["max_age"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_rollback_window", b"_rollback_window"]) -> typing.Literal["rollback_window"] | None: ...
+
+Global___AliasPolicy: typing_extensions.TypeAlias = AliasPolicy
+
+@typing.final
+class SetAliasPolicyRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
+    etag: builtins.str
+    """etag is the policy's, as last read; empty only for the first one. Stale is ABORTED."""
+    reason: builtins.str
+    request_id: builtins.str
+    validate_only: builtins.bool
+    """validate_only checks the policy, and sets nothing."""
+    @property
+    def policy(self) -> Global___AliasPolicy:
+        """policy's name says of which alias."""
+
+    def __init__(
+        self,
+        *,
+        policy: Global___AliasPolicy | None = ...,
+        etag: builtins.str = ...,
+        reason: builtins.str = ...,
+        request_id: builtins.str = ...,
+        validate_only: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["policy", b"policy"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["etag", b"etag", "policy", b"policy", "reason", b"reason", "request_id", b"request_id", "validate_only", b"validate_only"]) -> None: ...
+
+Global___SetAliasPolicyRequest: typing_extensions.TypeAlias = SetAliasPolicyRequest
+
+@typing.final
+class SetAliasPolicyResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    @property
+    def policy(self) -> Global___AliasPolicy: ...
+    def __init__(
+        self,
+        *,
+        policy: Global___AliasPolicy | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["policy", b"policy"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["policy", b"policy"]) -> None: ...
+
+Global___SetAliasPolicyResponse: typing_extensions.TypeAlias = SetAliasPolicyResponse
+
+@typing.final
+class GetAliasPolicyRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name"]) -> None: ...
+
+Global___GetAliasPolicyRequest: typing_extensions.TypeAlias = GetAliasPolicyRequest
+
+@typing.final
+class GetAliasPolicyResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    @property
+    def policy(self) -> Global___AliasPolicy: ...
+    def __init__(
+        self,
+        *,
+        policy: Global___AliasPolicy | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["policy", b"policy"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["policy", b"policy"]) -> None: ...
+
+Global___GetAliasPolicyResponse: typing_extensions.TypeAlias = GetAliasPolicyResponse
+
+@typing.final
+class CheckAliasPolicyRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    VERSION_NUMBER_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    version_number: builtins.int
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        version_number: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "version_number", b"version_number"]) -> None: ...
+
+Global___CheckAliasPolicyRequest: typing_extensions.TypeAlias = CheckAliasPolicyRequest
+
+@typing.final
+class PolicyCheck(google.protobuf.message.Message):
+    """PolicyCheck is one demand, and how the version meets it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SUITE_FIELD_NUMBER: builtins.int
+    METRIC_FIELD_NUMBER: builtins.int
+    PASSED_FIELD_NUMBER: builtins.int
+    CODE_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    WANTED_FIELD_NUMBER: builtins.int
+    suite: builtins.str
+    metric: builtins.str
+    """metric is empty where the suite demands none."""
+    passed: builtins.bool
+    code: builtins.str
+    """code is PASSED, MISSING, OTHER_BASE, OTHER_DATASET, TOO_OLD, METRIC_MISSING,
+    DIRECTION_DIFFERS, THRESHOLD_MISSED, WORSE_THAN_INCUMBENT or INCUMBENT_NOT_MEASURED.
+    """
+    message: builtins.str
+    value: builtins.float
+    wanted: builtins.float
+    """wanted is the threshold, or the least that the incumbent and the margin leave."""
+    def __init__(
+        self,
+        *,
+        suite: builtins.str = ...,
+        metric: builtins.str = ...,
+        passed: builtins.bool = ...,
+        code: builtins.str = ...,
+        message: builtins.str = ...,
+        value: builtins.float | None = ...,
+        wanted: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_value", b"_value", "_wanted", b"_wanted", "value", b"value", "wanted", b"wanted"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_value", b"_value", "_wanted", b"_wanted", "code", b"code", "message", b"message", "metric", b"metric", "passed", b"passed", "suite", b"suite", "value", b"value", "wanted", b"wanted"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_value", b"_value"]) -> typing.Literal["value"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_wanted", b"_wanted"]) -> typing.Literal["wanted"] | None: ...
+
+Global___PolicyCheck: typing_extensions.TypeAlias = PolicyCheck
+
+@typing.final
+class CheckAliasPolicyResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PASSED_FIELD_NUMBER: builtins.int
+    CHECKS_FIELD_NUMBER: builtins.int
+    passed: builtins.bool
+    @property
+    def checks(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PolicyCheck]: ...
+    def __init__(
+        self,
+        *,
+        passed: builtins.bool = ...,
+        checks: collections.abc.Iterable[Global___PolicyCheck] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["checks", b"checks", "passed", b"passed"]) -> None: ...
+
+Global___CheckAliasPolicyResponse: typing_extensions.TypeAlias = CheckAliasPolicyResponse

@@ -65,6 +65,21 @@ class AliasServiceStub(object):
                 request_serializer=loradock_dot_v1_dot_alias__service__pb2.DeleteAliasRequest.SerializeToString,
                 response_deserializer=loradock_dot_v1_dot_alias__service__pb2.DeleteAliasResponse.FromString,
                 _registered_method=True)
+        self.SetAliasPolicy = channel.unary_unary(
+                '/loradock.v1.AliasService/SetAliasPolicy',
+                request_serializer=loradock_dot_v1_dot_alias__service__pb2.SetAliasPolicyRequest.SerializeToString,
+                response_deserializer=loradock_dot_v1_dot_alias__service__pb2.SetAliasPolicyResponse.FromString,
+                _registered_method=True)
+        self.GetAliasPolicy = channel.unary_unary(
+                '/loradock.v1.AliasService/GetAliasPolicy',
+                request_serializer=loradock_dot_v1_dot_alias__service__pb2.GetAliasPolicyRequest.SerializeToString,
+                response_deserializer=loradock_dot_v1_dot_alias__service__pb2.GetAliasPolicyResponse.FromString,
+                _registered_method=True)
+        self.CheckAliasPolicy = channel.unary_unary(
+                '/loradock.v1.AliasService/CheckAliasPolicy',
+                request_serializer=loradock_dot_v1_dot_alias__service__pb2.CheckAliasPolicyRequest.SerializeToString,
+                response_deserializer=loradock_dot_v1_dot_alias__service__pb2.CheckAliasPolicyResponse.FromString,
+                _registered_method=True)
 
 
 class AliasServiceServicer(object):
@@ -110,6 +125,27 @@ class AliasServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetAliasPolicy(self, request, context):
+        """SetAliasPolicy says what an alias demands of a version from now on, by compare-and-set. The
+        alias need not exist yet; where it points now, it stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAliasPolicy(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckAliasPolicy(self, request, context):
+        """CheckAliasPolicy answers whether a version would be let in now, demand by demand.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AliasServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -142,6 +178,21 @@ def add_AliasServiceServicer_to_server(servicer, server):
                     servicer.DeleteAlias,
                     request_deserializer=loradock_dot_v1_dot_alias__service__pb2.DeleteAliasRequest.FromString,
                     response_serializer=loradock_dot_v1_dot_alias__service__pb2.DeleteAliasResponse.SerializeToString,
+            ),
+            'SetAliasPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAliasPolicy,
+                    request_deserializer=loradock_dot_v1_dot_alias__service__pb2.SetAliasPolicyRequest.FromString,
+                    response_serializer=loradock_dot_v1_dot_alias__service__pb2.SetAliasPolicyResponse.SerializeToString,
+            ),
+            'GetAliasPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAliasPolicy,
+                    request_deserializer=loradock_dot_v1_dot_alias__service__pb2.GetAliasPolicyRequest.FromString,
+                    response_serializer=loradock_dot_v1_dot_alias__service__pb2.GetAliasPolicyResponse.SerializeToString,
+            ),
+            'CheckAliasPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckAliasPolicy,
+                    request_deserializer=loradock_dot_v1_dot_alias__service__pb2.CheckAliasPolicyRequest.FromString,
+                    response_serializer=loradock_dot_v1_dot_alias__service__pb2.CheckAliasPolicyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -307,6 +358,87 @@ class AliasService(object):
             '/loradock.v1.AliasService/DeleteAlias',
             loradock_dot_v1_dot_alias__service__pb2.DeleteAliasRequest.SerializeToString,
             loradock_dot_v1_dot_alias__service__pb2.DeleteAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAliasPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loradock.v1.AliasService/SetAliasPolicy',
+            loradock_dot_v1_dot_alias__service__pb2.SetAliasPolicyRequest.SerializeToString,
+            loradock_dot_v1_dot_alias__service__pb2.SetAliasPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAliasPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loradock.v1.AliasService/GetAliasPolicy',
+            loradock_dot_v1_dot_alias__service__pb2.GetAliasPolicyRequest.SerializeToString,
+            loradock_dot_v1_dot_alias__service__pb2.GetAliasPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckAliasPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loradock.v1.AliasService/CheckAliasPolicy',
+            loradock_dot_v1_dot_alias__service__pb2.CheckAliasPolicyRequest.SerializeToString,
+            loradock_dot_v1_dot_alias__service__pb2.CheckAliasPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

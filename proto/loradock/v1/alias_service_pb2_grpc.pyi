@@ -121,7 +121,55 @@ _AliasServiceDeleteAliasType = typing_extensions.TypeVar(
     ],
 )
 
-class AliasServiceStub(typing.Generic[_AliasServiceSetAliasType, _AliasServiceGetAliasType, _AliasServiceListAliasesType, _AliasServiceListAliasHistoryType, _AliasServiceRollbackAliasType, _AliasServiceDeleteAliasType]):
+_AliasServiceSetAliasPolicyType = typing_extensions.TypeVar(
+    '_AliasServiceSetAliasPolicyType',
+    grpc.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.SetAliasPolicyRequest,
+        loradock.v1.alias_service_pb2.SetAliasPolicyResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.SetAliasPolicyRequest,
+        loradock.v1.alias_service_pb2.SetAliasPolicyResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.SetAliasPolicyRequest,
+        loradock.v1.alias_service_pb2.SetAliasPolicyResponse,
+    ],
+)
+
+_AliasServiceGetAliasPolicyType = typing_extensions.TypeVar(
+    '_AliasServiceGetAliasPolicyType',
+    grpc.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.GetAliasPolicyRequest,
+        loradock.v1.alias_service_pb2.GetAliasPolicyResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.GetAliasPolicyRequest,
+        loradock.v1.alias_service_pb2.GetAliasPolicyResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.GetAliasPolicyRequest,
+        loradock.v1.alias_service_pb2.GetAliasPolicyResponse,
+    ],
+)
+
+_AliasServiceCheckAliasPolicyType = typing_extensions.TypeVar(
+    '_AliasServiceCheckAliasPolicyType',
+    grpc.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.CheckAliasPolicyRequest,
+        loradock.v1.alias_service_pb2.CheckAliasPolicyResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.CheckAliasPolicyRequest,
+        loradock.v1.alias_service_pb2.CheckAliasPolicyResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.CheckAliasPolicyRequest,
+        loradock.v1.alias_service_pb2.CheckAliasPolicyResponse,
+    ],
+)
+
+class AliasServiceStub(typing.Generic[_AliasServiceSetAliasType, _AliasServiceGetAliasType, _AliasServiceListAliasesType, _AliasServiceListAliasHistoryType, _AliasServiceRollbackAliasType, _AliasServiceDeleteAliasType, _AliasServiceSetAliasPolicyType, _AliasServiceGetAliasPolicyType, _AliasServiceCheckAliasPolicyType]):
     """AliasService says which version is live, and which was."""
 
     @typing.overload
@@ -149,6 +197,18 @@ class AliasServiceStub(typing.Generic[_AliasServiceSetAliasType, _AliasServiceGe
         grpc.UnaryUnaryMultiCallable[
             loradock.v1.alias_service_pb2.DeleteAliasRequest,
             loradock.v1.alias_service_pb2.DeleteAliasResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            loradock.v1.alias_service_pb2.SetAliasPolicyRequest,
+            loradock.v1.alias_service_pb2.SetAliasPolicyResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            loradock.v1.alias_service_pb2.GetAliasPolicyRequest,
+            loradock.v1.alias_service_pb2.GetAliasPolicyResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            loradock.v1.alias_service_pb2.CheckAliasPolicyRequest,
+            loradock.v1.alias_service_pb2.CheckAliasPolicyResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -178,6 +238,18 @@ class AliasServiceStub(typing.Generic[_AliasServiceSetAliasType, _AliasServiceGe
             loradock.v1.alias_service_pb2.DeleteAliasRequest,
             loradock.v1.alias_service_pb2.DeleteAliasResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            loradock.v1.alias_service_pb2.SetAliasPolicyRequest,
+            loradock.v1.alias_service_pb2.SetAliasPolicyResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            loradock.v1.alias_service_pb2.GetAliasPolicyRequest,
+            loradock.v1.alias_service_pb2.GetAliasPolicyResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            loradock.v1.alias_service_pb2.CheckAliasPolicyRequest,
+            loradock.v1.alias_service_pb2.CheckAliasPolicyResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     SetAlias: _AliasServiceSetAliasType
@@ -194,6 +266,16 @@ class AliasServiceStub(typing.Generic[_AliasServiceSetAliasType, _AliasServiceGe
     """RollbackAlias walks the ledger back by one. Twice walks back twice; it never toggles."""
 
     DeleteAlias: _AliasServiceDeleteAliasType
+
+    SetAliasPolicy: _AliasServiceSetAliasPolicyType
+    """SetAliasPolicy says what an alias demands of a version from now on, by compare-and-set. The
+    alias need not exist yet; where it points now, it stays.
+    """
+
+    GetAliasPolicy: _AliasServiceGetAliasPolicyType
+
+    CheckAliasPolicy: _AliasServiceCheckAliasPolicyType
+    """CheckAliasPolicy answers whether a version would be let in now, demand by demand."""
 
 AliasServiceAsyncStub: typing_extensions.TypeAlias = AliasServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -219,6 +301,18 @@ AliasServiceAsyncStub: typing_extensions.TypeAlias = AliasServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         loradock.v1.alias_service_pb2.DeleteAliasRequest,
         loradock.v1.alias_service_pb2.DeleteAliasResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.SetAliasPolicyRequest,
+        loradock.v1.alias_service_pb2.SetAliasPolicyResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.GetAliasPolicyRequest,
+        loradock.v1.alias_service_pb2.GetAliasPolicyResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.CheckAliasPolicyRequest,
+        loradock.v1.alias_service_pb2.CheckAliasPolicyResponse,
     ],
 ]
 
@@ -269,5 +363,30 @@ class AliasServiceServicer(metaclass=abc.ABCMeta):
         request: loradock.v1.alias_service_pb2.DeleteAliasRequest,
         context: _ServicerContext,
     ) -> typing.Union[loradock.v1.alias_service_pb2.DeleteAliasResponse, collections.abc.Awaitable[loradock.v1.alias_service_pb2.DeleteAliasResponse]]: ...
+
+    @abc.abstractmethod
+    def SetAliasPolicy(
+        self,
+        request: loradock.v1.alias_service_pb2.SetAliasPolicyRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[loradock.v1.alias_service_pb2.SetAliasPolicyResponse, collections.abc.Awaitable[loradock.v1.alias_service_pb2.SetAliasPolicyResponse]]:
+        """SetAliasPolicy says what an alias demands of a version from now on, by compare-and-set. The
+        alias need not exist yet; where it points now, it stays.
+        """
+
+    @abc.abstractmethod
+    def GetAliasPolicy(
+        self,
+        request: loradock.v1.alias_service_pb2.GetAliasPolicyRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[loradock.v1.alias_service_pb2.GetAliasPolicyResponse, collections.abc.Awaitable[loradock.v1.alias_service_pb2.GetAliasPolicyResponse]]: ...
+
+    @abc.abstractmethod
+    def CheckAliasPolicy(
+        self,
+        request: loradock.v1.alias_service_pb2.CheckAliasPolicyRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[loradock.v1.alias_service_pb2.CheckAliasPolicyResponse, collections.abc.Awaitable[loradock.v1.alias_service_pb2.CheckAliasPolicyResponse]]:
+        """CheckAliasPolicy answers whether a version would be let in now, demand by demand."""
 
 def add_AliasServiceServicer_to_server(servicer: AliasServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

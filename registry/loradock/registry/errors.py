@@ -10,6 +10,7 @@ RegistryError
 ├── VersionYanked          the version is not resolvable any more
 ├── StillReferenced        something points there; the referrers are listed
 ├── NothingToRollBack      the alias's ledger has no earlier entry
+├── EvalGateFailed         a version does not meet an alias's policy; every metric is listed
 ├── RequestReused          a request id came again with another payload
 ├── NotAdmitted            the upload can't be served; every problem is listed
 │   └── BaseMismatch       it was made for another base
@@ -24,6 +25,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loradock.registry.policy import GateCheck
 
 
 class RegistryError(Exception):
@@ -102,6 +107,17 @@ class NothingToRollBack(RegistryError):
     def __init__(self, alias: str) -> None:
         self.alias = alias
         super().__init__(f"alias {alias!r} has nothing earlier to go back to")
+
+
+class EvalGateFailed(RegistryError):
+    """A version does not meet what an alias demands; every demand is listed, met or not."""
+
+    def __init__(self, version: str, alias: str, checks: Sequence[GateCheck]) -> None:
+        self.version, self.alias = version, alias
+        self.failures = tuple(check for check in checks if not check.passed)
+        self.passed = tuple(check.subject for check in checks if check.passed)
+        lines = "; ".join(f"{check.subject} {check.message}" for check in self.failures)
+        super().__init__(f"{version} does not meet the policy of {alias}: {lines}")
 
 
 class RequestReused(RegistryError):

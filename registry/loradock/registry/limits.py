@@ -28,3 +28,4 @@ class Limits:
     max_text_chars: int = 16 * 1024  # descriptions, reasons, facts
     max_tags: int = 64
     max_metrics: int = 1024
+    max_suites: int = 64  # that one policy demands

@@ -13,6 +13,7 @@ from loradock.registry.catalog.database import Database
 from loradock.registry.catalog.evaluations import Evaluations
 from loradock.registry.catalog.fleet import Fleet
 from loradock.registry.catalog.lineage import LineageReader
+from loradock.registry.catalog.policies import Policies
 from loradock.registry.catalog.reader import SqlCatalogReader
 from loradock.registry.catalog.schema import check_schema, upgrade
 from loradock.registry.limits import Limits
@@ -32,6 +33,7 @@ class Registry:
         self.blobs = Blobs(database, store, limits)
         self.versions = Versions(database, store, self.bases, self.blobs, limits)
         self.aliases = Aliases(database, limits)
+        self.policies = Policies(database, limits)
         self.evaluations = Evaluations(database, limits)
         self.lineage = LineageReader(database)
         self.fleet = Fleet(database)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from loradock.registry.registry import Registry
 from loradock.registry.resources import Alias, Page
 from loradock.server import convert_alias as convert
-from loradock.server import names
+from loradock.server import convert_policy, names
 from loradock.server.call import current_call
 from loradock.server.fields import moment_of, page_size, seconds_of
 from loradock.server.follow_wait import SHARE_OF_DEADLINE, Followed, FollowWait
@@ -39,6 +39,7 @@ class AliasService(grpc_wire.AliasServiceServicer):
             by=current_call().principal.subject,
             request_id=request.request_id,
             validate_only=request.validate_only,
+            override_gate=_overrides(request.override_policy),
         )
         response = wire.SetAliasResponse(alias=convert.alias(alias))
         if request.HasField("wait") and not request.validate_only:
@@ -60,6 +61,7 @@ class AliasService(grpc_wire.AliasServiceServicer):
             reason=request.reason,
             by=current_call().principal.subject,
             request_id=request.request_id,
+            override_gate=_overrides(request.override_policy),
         )
         response = wire.RollbackAliasResponse(alias=convert.alias(alias))
         if request.HasField("wait"):
@@ -137,6 +139,50 @@ class AliasService(grpc_wire.AliasServiceServicer):
             by=current_call().principal.subject,
         )
         return wire.DeleteAliasResponse()
+
+    async def SetAliasPolicy(
+        self, request: wire.SetAliasPolicyRequest, context: object
+    ) -> wire.SetAliasPolicyResponse:
+        """Say what an alias demands from now on."""
+        project, adapter, alias = names.policy_of(request.policy.name, Role.OPERATE)
+        policy = await self._threads.run(
+            self._registry.policies.set,
+            project,
+            adapter,
+            alias,
+            convert_policy.read_demands(request.policy),
+            expected_revision=convert.read_etag(request.etag),
+            reason=request.reason,
+            by=current_call().principal.subject,
+            request_id=request.request_id,
+            validate_only=request.validate_only,
+        )
+        return wire.SetAliasPolicyResponse(policy=convert_policy.policy(policy))
+
+    async def GetAliasPolicy(
+        self, request: wire.GetAliasPolicyRequest, context: object
+    ) -> wire.GetAliasPolicyResponse:
+        """Give what an alias demands."""
+        key = names.policy_of(request.name, Role.VIEW)
+        policy = await self._threads.run(self._registry.policies.get, *key)
+        return wire.GetAliasPolicyResponse(policy=convert_policy.policy(policy))
+
+    async def CheckAliasPolicy(
+        self, request: wire.CheckAliasPolicyRequest, context: object
+    ) -> wire.CheckAliasPolicyResponse:
+        """Hold a version against what an alias demands."""
+        key = names.policy_of(request.name, Role.VIEW)
+        report = await self._threads.run(
+            self._registry.policies.check, *key, request.version_number
+        )
+        return convert_policy.report(report)
+
+
+def _overrides(wanted: bool) -> bool:
+    """Whether the policy is overridden; who may move an alias may not do that yet."""
+    if wanted:
+        current_call().principal.require(Role.OPERATE)
+    return wanted
 
 
 def _follow_state(followed: Followed) -> wire.FollowState:

@@ -43,6 +43,13 @@ def alias_of(name: str, role: Role) -> tuple[str, str, str]:
     return _allowed(project, role), check_name("adapter", adapter), check_name("alias", alias)
 
 
+def policy_of(name: str, role: Role) -> tuple[str, str, str]:
+    """Give project, adapter and alias of a policy's name."""
+    pattern = "projects/{project}/adapters/{adapter}/aliases/{alias}/policy"
+    project, adapter, alias = _parts("policy", name, pattern)
+    return _allowed(project, role), check_name("adapter", adapter), check_name("alias", alias)
+
+
 def evaluation_of(name: str, role: Role) -> tuple[str, str]:
     """Give project and id of an evaluation's name."""
     pattern = "projects/{project}/evaluations/{evaluation}"
@@ -82,6 +89,11 @@ def version_name(project: str, adapter: str, number: int) -> str:
 def alias_name(project: str, adapter: str, alias: str) -> str:
     """Spell an alias."""
     return f"projects/{project}/adapters/{adapter}/aliases/{alias}"
+
+
+def policy_name(project: str, adapter: str, alias: str) -> str:
+    """Spell an alias's policy."""
+    return f"{alias_name(project, adapter, alias)}/policy"
 
 
 def evaluation_name(project: str, evaluation: str) -> str:

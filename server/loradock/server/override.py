@@ -152,6 +152,7 @@ class Overrides:
         return "applied"
 
     def _move(self, is_rollback: bool, decision: Override) -> None:
+        # The one who decided had the role and gave a reason, as overriding a policy takes.
         reason = f"override on a server while the catalog was down: {decision.reason}"
         if is_rollback:
             self._registry.aliases.rollback(
@@ -160,6 +161,7 @@ class Overrides:
                 reason=reason,
                 by=decision.subject,
                 request_id=decision.id,
+                override_gate=True,
             )
         else:
             self._registry.aliases.set(
@@ -169,6 +171,7 @@ class Overrides:
                 reason=reason,
                 by=decision.subject,
                 request_id=decision.id,
+                override_gate=True,
             )
 
     def _audit(self, decision: Override, action: str, reason: str, details: dict[str, str]) -> None:

@@ -49,6 +49,16 @@ def _problems(error: registry.NotAdmitted) -> Iterable[Detail]:
     yield error_details_pb2.PreconditionFailure(violations=violations)
 
 
+def _unmet(error: registry.EvalGateFailed) -> Iterable[Detail]:
+    violations = [
+        error_details_pb2.PreconditionFailure.Violation(
+            type=check.code, subject=_cut(check.subject, 200), description=_cut(check.message, 300)
+        )
+        for check in error.failures
+    ]
+    yield error_details_pb2.PreconditionFailure(violations=violations)
+
+
 def _bad_name(error: registry.InvalidName) -> Iterable[Detail]:
     yield _bad_request(error.kind, error.rule, "INVALID_NAME")
 
@@ -92,6 +102,9 @@ TABLE: Mapping[type[Exception], Row] = {
         Code.FAILED_PRECONDITION, "STILL_REFERENCED", ("what", "referrers")
     ),
     registry.NothingToRollBack: Row(Code.FAILED_PRECONDITION, "NOTHING_TO_ROLL_BACK", ("alias",)),
+    registry.EvalGateFailed: Row(
+        Code.FAILED_PRECONDITION, "EVAL_GATE_FAILED", ("version", "alias", "passed"), _unmet
+    ),
     registry.RequestReused: Row(
         Code.INVALID_ARGUMENT, "REQUEST_ID_REUSED", ("reused_id=request_id",)
     ),

@@ -13,6 +13,7 @@ from loradock.client._async.aliases import AsyncAliases
 from loradock.client._async.bases import AsyncBases
 from loradock.client._async.calls import AsyncCalls, new_request_id
 from loradock.client._async.evaluations import AsyncEvaluations
+from loradock.client._async.policies import AsyncPolicies
 from loradock.client._async.servers import AsyncServers
 from loradock.client._async.stream import AsyncTextStream
 from loradock.client._async.versions import AsyncVersions
@@ -80,6 +81,7 @@ class AsyncClient:
         self.adapters = AsyncAdapters(calls)
         self.versions = AsyncVersions(calls)
         self.aliases = AsyncAliases(calls)
+        self.policies = AsyncPolicies(calls)
         self.evaluations = AsyncEvaluations(calls)
         self.server = AsyncServers(calls)
 

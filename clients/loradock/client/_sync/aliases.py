@@ -38,11 +38,14 @@ class Aliases:
         reason: str = "",
         wait_s: float | None = None,
         validate_only: bool = False,
+        override_policy: bool = False,
         request_id: str | None = None,
     ) -> AliasChange:
         """Create an alias or move it; an empty `etag` only creates.
 
-        With `wait_s`, return when the live servers have followed, or after so long.
+        With `wait_s`, return when the live servers have followed, or after so long. A version that
+        does not meet the alias's policy is refused (`EvalGateFailed`, `problems` lists everything);
+        `override_policy` moves the alias all the same, and needs a role and a `reason`.
         """
         request = wire.SetAliasRequest(
             name=alias_name(adapter, alias, self._calls.project),
@@ -50,6 +53,7 @@ class Aliases:
             etag=self._current_etag(adapter, alias) if etag is None else etag,
             reason=reason,
             validate_only=validate_only,
+            override_policy=override_policy,
             wait=None if wait_s is None else duration(wait_s),
         )
         response = self._calls.unary(
@@ -99,13 +103,18 @@ class Aliases:
         etag: str | None = None,
         reason: str = "",
         wait_s: float | None = None,
+        override_policy: bool = False,
         request_id: str | None = None,
     ) -> AliasChange:
-        """Walk the ledger back by one. Twice walks back twice; it never toggles."""
+        """Walk the ledger back by one. Twice walks back twice; it never toggles.
+
+        Beyond the policy's rollback window the policy has to be met, or overridden as in `set`.
+        """
         request = wire.RollbackAliasRequest(
             name=alias_name(adapter, alias, self._calls.project),
             etag=(self.get(adapter, alias)).etag if etag is None else etag,
             reason=reason,
+            override_policy=override_policy,
             wait=None if wait_s is None else duration(wait_s),
         )
         response = self._calls.unary(

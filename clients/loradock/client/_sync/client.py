@@ -21,6 +21,7 @@ from loradock.client._sync.aliases import Aliases
 from loradock.client._sync.bases import Bases
 from loradock.client._sync.calls import Calls, new_request_id
 from loradock.client._sync.evaluations import Evaluations
+from loradock.client._sync.policies import Policies
 from loradock.client._sync.servers import Servers
 from loradock.client._sync.stream import TextStream
 from loradock.client._sync.versions import Versions
@@ -80,6 +81,7 @@ class Client:
         self.adapters = Adapters(calls)
         self.versions = Versions(calls)
         self.aliases = Aliases(calls)
+        self.policies = Policies(calls)
         self.evaluations = Evaluations(calls)
         self.server = Servers(calls)
 

@@ -31,6 +31,7 @@ ERROR_BY_REASON: dict[str, type[errors.LoradockError]] = {
     "CATALOG_ANSWERS": errors.PreconditionFailed,
     "NOT_ADMITTED": errors.NotAdmitted,
     "BASE_MODEL_MISMATCH": errors.BaseModelMismatch,
+    "EVAL_GATE_FAILED": errors.EvalGateFailed,
     "VERSION_YANKED": errors.VersionYanked,
     "STILL_REFERENCED": errors.StillReferenced,
     "UNAUTHENTICATED": errors.Unauthenticated,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,8 +11,14 @@ from sqlalchemy import Connection
 from loradock.registry.catalog import ledger
 from loradock.registry.catalog.adapters import adapter_id
 from loradock.registry.catalog.database import Database
+from loradock.registry.catalog.gate import (
+    demands_of,
+    incumbent_of,
+    is_within_window,
+    report_of,
+)
 from loradock.registry.catalog.journal import Deed, record_change, record_deed
-from loradock.registry.catalog.pages import fetch_page, page, page_request
+from loradock.registry.catalog.pages import AnyRow, fetch_page, page, page_request
 from loradock.registry.catalog.requests import Request
 from loradock.registry.catalog.tables import adapters, alias_moves, aliases, versions
 from loradock.registry.catalog.versions import (
@@ -21,6 +27,7 @@ from loradock.registry.catalog.versions import (
     row_by_number,
 )
 from loradock.registry.errors import (
+    EvalGateFailed,
     InvalidArgument,
     NotFound,
     NothingToRollBack,
@@ -29,6 +36,7 @@ from loradock.registry.errors import (
 )
 from loradock.registry.limits import Limits
 from loradock.registry.names import check_name, check_number, check_text
+from loradock.registry.policy import GateCheck
 from loradock.registry.resources import Alias, AliasMove, MoveKind, Page, VersionState
 
 
@@ -56,6 +64,10 @@ class _Move:
     expected: int
     by: str
     reason: str
+    override_gate: bool
+
+
+_Moved = tuple[int, Sequence[GateCheck]]  # the new generation, and what was overridden for it
 
 
 class Aliases:
@@ -77,18 +89,24 @@ class Aliases:
         by: str,
         request_id: str = "",
         validate_only: bool = False,
+        override_gate: bool = False,
     ) -> Alias:
-        """Point an alias at a version. To expect nothing, or 0, is to create it."""
-        check_number("version_number", version_number)
-        move = self._wanted(
-            _Name(project, adapter, alias), MoveKind.SET, expected_generation, by, reason
-        )
+        """Point an alias at a version. To expect nothing, or 0, is to create it.
 
-        def act(c: Connection, top: ledger.Entry) -> int:
+        The version has to meet the alias's policy (EvalGateFailed); `override_gate` moves it all
+        the same, for a reason, and the audit log keeps what was not met.
+        """
+        check_number("version_number", version_number)
+        name = _Name(project, adapter, alias)
+        move = self._wanted(name, MoveKind.SET, expected_generation, by, reason, override_gate)
+
+        def act(c: Connection, top: ledger.Entry) -> _Moved:
             version = row_by_number(c, project, adapter, version_number)
             check_resolvable(version)
+            overridden = _pass_gate(c, move, top, version)
             beneath = ledger.beneath_of_set(top, version.id)
-            return ledger.append(c, top, move.kind, version.id, beneath, by, reason)
+            generation = ledger.append(c, top, move.kind, version.id, beneath, by, reason)
+            return generation, overridden
 
         request = _request(move, request_id, version_number=version_number)
         run = self._database.rehearse if validate_only else self._database.write
@@ -104,19 +122,27 @@ class Aliases:
         reason: str = "",
         by: str,
         request_id: str = "",
+        override_gate: bool = False,
     ) -> Alias:
-        """Walk the ledger back by one. Twice walks back twice; it never toggles."""
-        name = _Name(project, adapter, alias)
-        move = self._wanted(name, MoveKind.ROLLBACK, expected_generation, by, reason)
+        """Walk the ledger back by one. Twice walks back twice; it never toggles.
 
-        def act(c: Connection, top: ledger.Entry) -> int:
+        To a version that was live within the policy's window it needs no evaluations.
+        """
+        name = _Name(project, adapter, alias)
+        kind = MoveKind.ROLLBACK
+        move = self._wanted(name, kind, expected_generation, by, reason, override_gate)
+
+        def act(c: Connection, top: ledger.Entry) -> _Moved:
             if top.version_id is None:
                 raise NotFound("alias", str(name))
             if top.beneath is None:
                 raise NothingToRollBack(str(name))
             target = ledger.entry(c, top.alias_id, top.beneath)
-            _check_target(c, project, target.version_id)
-            return ledger.append(c, top, move.kind, target.version_id, target.beneath, by, reason)
+            overridden = _pass_gate(c, move, top, _target(c, project, target.version_id))
+            generation = ledger.append(
+                c, top, move.kind, target.version_id, target.beneath, by, reason
+            )
+            return generation, overridden
 
         request = _request(move, request_id)
         return self._database.write(lambda c: _move(c, move, request, act))
@@ -141,7 +167,7 @@ class Aliases:
                 raise NotFound("alias", str(name))
             _check_generation(move, top)
             generation = ledger.append(c, top, move.kind, None, None, by, reason)
-            _record(c, move, generation)
+            _record(c, move, generation, ())
 
         self._database.write(work)
 
@@ -191,11 +217,20 @@ class Aliases:
         return None if row is None else ledger.read_move(row)
 
     def _wanted(
-        self, name: _Name, kind: MoveKind, expected: int | None, by: str, reason: str
+        self,
+        name: _Name,
+        kind: MoveKind,
+        expected: int | None,
+        by: str,
+        reason: str,
+        override_gate: bool = False,
     ) -> _Move:
         check_text("reason", reason, self._limits.max_text_chars)
         check_text("by", by, 256)
-        return _Move(name, kind, check_number("expected_generation", expected or 0), by, reason)
+        if override_gate and not reason.strip():
+            raise InvalidArgument("reason", "is needed to override a policy: it is audited")
+        expected = check_number("expected_generation", expected or 0)
+        return _Move(name, kind, expected, by, reason, override_gate)
 
 
 def standing(
@@ -215,7 +250,7 @@ def _move(
     c: Connection,
     move: _Move,
     request: Request,
-    act: Callable[[Connection, ledger.Entry], int],
+    act: Callable[[Connection, ledger.Entry], _Moved],
 ) -> Alias:
     name = move.name
     earlier = request.earlier_outcome(c)
@@ -223,9 +258,9 @@ def _move(
         return standing(c, name.project, name.adapter, name.alias, earlier["generation"])
     top = ledger.lock_top(c, name.project, name.adapter, name.alias)
     _check_generation(move, top)
-    generation = act(c, top)
+    generation, overridden = act(c, top)
     request.settle(c, generation=generation)
-    _record(c, move, generation)
+    _record(c, move, generation, overridden)
     return standing(c, name.project, name.adapter, name.alias)
 
 
@@ -234,19 +269,36 @@ def _check_generation(move: _Move, top: ledger.Entry) -> None:
         raise StaleGeneration(str(move.name), move.expected, top.live_generation)
 
 
-def _check_target(c: Connection, project: str, version_id: int | None) -> None:
+def _pass_gate(
+    c: Connection, move: _Move, top: ledger.Entry, version: AnyRow
+) -> Sequence[GateCheck]:
+    """Raise EvalGateFailed unless the policy is met, or overridden: then give what is not met."""
+    demands = demands_of(c, top.alias_id)
+    if move.kind is MoveKind.ROLLBACK and is_within_window(c, top, demands.rollback_window_s):
+        return ()
+    report = report_of(c, move.name.project, demands, version.id, incumbent_of(c, top))
+    if report.passed or move.override_gate:
+        return report.failures
+    raise EvalGateFailed(f"{version.adapter}@{version.number}", str(move.name), report.checks)
+
+
+def _target(c: Connection, project: str, version_id: int | None) -> AnyRow:
     row = c.execute(all_versions(project).where(versions.c.id == version_id)).one()
     if row.state == VersionState.DELETED.value:
         raise VersionYanked(f"{row.adapter}@{row.number}", "it was deleted; set the alias instead")
     if row.state == VersionState.YANKED.value:
         reason = f"{row.state_reason or 'no reason given'} (the alias can't roll back to it)"
         raise VersionYanked(f"{row.adapter}@{row.number}", reason)
+    return row
 
 
-def _record(c: Connection, move: _Move, generation: int) -> None:
+def _record(c: Connection, move: _Move, generation: int, overridden: Sequence[GateCheck]) -> None:
     name = move.name
     record_change(c, "alias", name.project, name.adapter, name.alias)
     details = {"generation": str(generation)}
+    if overridden:
+        unmet = [f"{check.subject} {check.code}: {check.message}" for check in overridden]
+        details |= {"gate": "overridden", "unmet": "; ".join(unmet)}
     action = f"alias.{move.kind.value}"
     record_deed(c, Deed(name.project, move.by, action, str(name), move.reason, details))
 
@@ -257,6 +309,7 @@ def _request(move: _Move, request_id: str, **more: object) -> Request:
         "name": str(move.name),
         "expected": move.expected,
         "reason": move.reason,
+        "override_gate": move.override_gate,
         **more,
     }
     return Request(move.name.project, request_id, payload)

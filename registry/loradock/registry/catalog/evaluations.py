@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, insert, select
+from sqlalchemy import Connection, Select, func, insert, select
 
 from loradock.registry.catalog.bases import id_of
 from loradock.registry.catalog.database import Database
@@ -205,6 +205,19 @@ def _query(project: str) -> Select[Any]:
         .outerjoin(adapters, adapters.c.id == versions.c.adapter_id)
         .where(evaluations.c.project == project)
     )
+
+
+def latest_evaluations(
+    c: Connection, project: str, version_id: int, suites: Sequence[str]
+) -> list[Evaluation]:
+    """Find a version's last evaluation of each suite, base and dataset, the newest first."""
+    latest = (
+        select(func.max(evaluations.c.ordinal))
+        .where(evaluations.c.version_id == version_id, evaluations.c.suite.in_(suites))
+        .group_by(evaluations.c.suite, evaluations.c.base_id, evaluations.c.dataset_digest)
+    )
+    query = _query(project).where(evaluations.c.ordinal.in_(latest))
+    return _read(c, c.execute(query.order_by(evaluations.c.ordinal.desc())).all())
 
 
 def _one(c: Connection, project: str, evaluation_id: str) -> Evaluation:

@@ -51,6 +51,11 @@ def lock_top(c: Connection, project: str, adapter: str, name: str) -> Entry:
     row = c.execute(
         select(aliases).where(aliases.c.adapter_id == adapter_id, aliases.c.name == name)
     ).one()
+    return top_of(c, row)
+
+
+def top_of(c: Connection, row: AnyRow) -> Entry:
+    """Find the last entry of an alias's row."""
     if row.generation == 0:
         return Entry(row.id, 0, MoveKind.DELETE, None, None, now() - _TICK)
     return entry(c, row.id, row.generation)

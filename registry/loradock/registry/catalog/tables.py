@@ -152,6 +152,19 @@ alias_moves = Table(
     Index(None, "alias_id", "moved_at"),
 )
 
+# The last revision is in force; the others tell what was.
+alias_policies = Table(
+    "alias_policies",
+    metadata,
+    Column("alias_id", ForeignKey("aliases.id"), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("demands", Json, nullable=False),
+    Column("set_by", WHO, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("set_at", Moment, nullable=False),
+    PrimaryKeyConstraint("alias_id", "revision"),
+)
+
 evaluations = Table(
     "evaluations",
     metadata,

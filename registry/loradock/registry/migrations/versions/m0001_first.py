@@ -7,6 +7,14 @@ Revises:
 import sqlalchemy as sa
 from alembic import op
 
+from loradock.registry.migrations.triggers import (
+    drop_triggers,
+    is_not,
+    keep_on_insert,
+    refuse,
+    sqlite,
+)
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -52,6 +60,10 @@ KEYS = {
     "lineage_edges": ("project, child, parent, kind",),
     "audit_events": ("sequence",),
 }
+LIVE_DIGEST = (
+    "adapter_id = NEW.adapter_id AND digest = NEW.digest "
+    "AND state <> 'deleted' AND NEW.state <> 'deleted'"
+)
 # What is recorded again and again; to come again is no attempt to change it.
 REPEATED = ("base_models", "lineage_nodes", "lineage_edges")
 MOVES = "('ready', 'yanked'), ('yanked', 'ready'), ('ready', 'deleted'), ('yanked', 'deleted')"
@@ -72,19 +84,15 @@ def upgrade() -> None:
     refuse("versions", "UPDATE", "a version in this state", moved, "state")
     if sqlite():
         for table, keys in KEYS.items():
-            keep_on_insert(table, keys)
+            also = LIVE_DIGEST if table == "versions" else ""
+            keep_on_insert(table, keys, also=also, again=table in REPEATED)
 
 
 def downgrade() -> None:
     """Take all of it away."""
     for table in (*APPEND_ONLY, "versions"):
-        drop_triggers(table)
+        drop_all_triggers(table)
     drop_tables()
-
-
-def is_not() -> str:
-    """Differs, with null as a value."""
-    return "IS NOT" if sqlite() else "IS DISTINCT FROM"
 
 
 def values() -> str:
@@ -92,60 +100,9 @@ def values() -> str:
     return f"VALUES {MOVES}" if sqlite() else MOVES
 
 
-def sqlite() -> bool:
-    """Which of the two engines."""
-    return op.get_bind().dialect.name == "sqlite"
-
-
-def refuse(table: str, act: str, what: str, when: str = "", suffix: str = "") -> None:
-    """Let the database itself refuse to update or delete."""
-    name = "_".join(filter(None, ("tr", table, act.lower(), suffix)))
-    message = f"loradock:immutable {what}"
-    condition = f"WHEN ({when})" if when else ""
-    if sqlite():
-        op.execute(
-            f"CREATE TRIGGER {name} BEFORE {act} ON {table} FOR EACH ROW {condition} "
-            f"BEGIN SELECT RAISE(ABORT, '{message}'); END"
-        )
-        return
-    op.execute(
-        f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-        f"RAISE EXCEPTION '{message}' USING ERRCODE = 'restrict_violation'; END $$"
-    )
-    op.execute(
-        f"CREATE TRIGGER {name} BEFORE {act} ON {table} FOR EACH ROW {condition} "
-        f"EXECUTE FUNCTION {name}()"
-    )
-    if not when:
-        op.execute(
-            f"CREATE TRIGGER {name}_truncate BEFORE TRUNCATE ON {table} EXECUTE FUNCTION {name}()"
-        )
-
-
-def keep_on_insert(table: str, keys: tuple[str, ...]) -> None:
-    """Keep the row whose key an insert has, whatever the insert says is to be done then."""
-    same = [" AND ".join(f"{column} = NEW.{column}" for column in key.split(", ")) for key in keys]
-    if table == "versions":
-        same.append(
-            "adapter_id = NEW.adapter_id AND digest = NEW.digest "
-            "AND state <> 'deleted' AND NEW.state <> 'deleted'"
-        )
-    taken = " OR ".join(f"EXISTS (SELECT 1 FROM {table} WHERE {condition})" for condition in same)
-    refusal = f"ABORT, 'loradock:immutable a row of {table}'"
-    op.execute(
-        f"CREATE TRIGGER tr_{table}_insert BEFORE INSERT ON {table} FOR EACH ROW WHEN {taken} "
-        f"BEGIN SELECT RAISE({'IGNORE' if table in REPEATED else refusal}); END"
-    )
-
-
-def drop_triggers(table: str) -> None:
+def drop_all_triggers(table: str) -> None:
     """Drop a table's triggers."""
-    if sqlite():
-        return  # they go with their table
-    names = [f"tr_{table}_{act}" for act in ("update", "delete")]
-    names += [f"tr_{table}_update_{suffix}" for suffix in ("frozen", "state")]
-    for name in names:
-        op.execute(f"DROP FUNCTION IF EXISTS {name}() CASCADE")
+    drop_triggers(table, "update", "delete", "update_frozen", "update_state")
 
 
 def create_tables() -> None:

@@ -1,0 +1,101 @@
+"""Alias policies, from and to messages."""
+
+from __future__ import annotations
+
+from google.protobuf.duration_pb2 import Duration
+
+from loradock.client._names import part_after
+from loradock.client._values import policy as values
+from loradock.client._values.evaluation import MetricDirection
+from loradock.client._wire.scalars import duration, enum_of, time_of
+from loradock.v1 import alias_service_pb2 as wire
+from loradock.v1 import resources_pb2
+
+
+def policy_of(message: wire.AliasPolicy) -> values.AliasPolicy:
+    """Read a policy."""
+    return values.AliasPolicy(
+        project=part_after(message.name, "projects"),
+        adapter=part_after(message.name, "adapters"),
+        alias=part_after(message.name, "aliases"),
+        suites=tuple(_suite_of(suite) for suite in message.suites),
+        max_age_s=_seconds(message.max_age) if message.HasField("max_age") else None,
+        rollback_window_s=_seconds(message.rollback_window),
+        etag=message.etag,
+        set_by=message.set_by,
+        reason=message.reason,
+        set_at=time_of(message, "set_at"),
+    )
+
+
+def _seconds(message: Duration) -> float:
+    return message.seconds + message.nanos / 1e9
+
+
+def _suite_of(message: wire.SuiteDemand) -> values.SuiteDemand:
+    return values.SuiteDemand(
+        suite=message.suite,
+        metrics=tuple(_metric_of(metric) for metric in message.metrics),
+        dataset_digest=message.dataset_digest or None,
+    )
+
+
+def _metric_of(message: wire.MetricDemand) -> values.MetricDemand:
+    kinds = resources_pb2.MetricDirection
+    return values.MetricDemand(
+        metric=message.metric,
+        threshold=message.threshold if message.HasField("threshold") else None,
+        margin=message.margin if message.HasField("margin") else None,
+        direction=enum_of(MetricDirection, kinds, message.direction, "METRIC_DIRECTION_"),
+    )
+
+
+def policy_message(
+    name: str,
+    suites: tuple[values.SuiteDemand, ...],
+    max_age_s: float | None,
+    rollback_window_s: float | None,
+) -> wire.AliasPolicy:
+    """Write what an alias is to demand."""
+    return wire.AliasPolicy(
+        name=name,
+        suites=[_suite_message(suite) for suite in suites],
+        max_age=None if max_age_s is None else duration(max_age_s),
+        rollback_window=None if rollback_window_s is None else duration(rollback_window_s),
+    )
+
+
+def _suite_message(suite: values.SuiteDemand) -> wire.SuiteDemand:
+    metrics = [
+        wire.MetricDemand(
+            metric=demand.metric,
+            threshold=demand.threshold,
+            margin=demand.margin,
+            direction=resources_pb2.MetricDirection.Value(
+                f"METRIC_DIRECTION_{demand.direction.name}"
+            ),
+        )
+        for demand in suite.metrics
+    ]
+    return wire.SuiteDemand(
+        suite=suite.suite, dataset_digest=suite.dataset_digest or "", metrics=metrics
+    )
+
+
+def policy_report_of(message: wire.CheckAliasPolicyResponse) -> values.PolicyReport:
+    """Read what a version makes of a policy."""
+    return values.PolicyReport(
+        passed=message.passed,
+        checks=tuple(
+            values.PolicyCheck(
+                suite=check.suite,
+                metric=check.metric,
+                passed=check.passed,
+                code=check.code,
+                message=check.message,
+                value=check.value if check.HasField("value") else None,
+                wanted=check.wanted if check.HasField("wanted") else None,
+            )
+            for check in message.checks
+        ),
+    )
