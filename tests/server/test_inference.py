@@ -214,43 +214,6 @@ async def test_s19_slow_reader_is_cancelled(tiny_base, tiny_adapter, tmp_path):
         assert served.parts.engine.state().num_steps < 900
 
 
-async def test_score_and_classify_agree(triage):
-    request = inference.ClassifyRequest(
-        target=target_of("triage"),
-        prompt=inference.Prompt(text="which?"),
-        labels=["billing", "bill", "other"],
-    )
-    answer = await triage.inference.Classify(request, timeout=20)
-    assert answer.label == answer.probabilities[0].label
-    assert {p.label for p in answer.probabilities} == {"billing", "bill", "other"}
-    assert sum(p.probability for p in answer.probabilities) == pytest.approx(1)
-    logprobs = [p.logprob for p in answer.probabilities]
-    assert logprobs == sorted(logprobs, reverse=True)
-
-    score = inference.ScoreRequest(
-        target=target_of("triage"),
-        prompt=inference.Prompt(text="which?"),
-        continuations=["billing", "other"],
-    )
-    scores = (await triage.inference.Score(score, timeout=20)).scores
-    by_label = {p.label: p.logprob for p in answer.probabilities}
-    for scored, label in zip(scores, ("billing", "other"), strict=True):
-        assert scored.num_tokens == len(scored.token_logprobs)
-        assert scored.logprob == pytest.approx(sum(scored.token_logprobs), abs=1e-4)
-        assert by_label[label] < scored.logprob, "classify adds the terminator"
-
-
-async def test_classify_takes_the_versions_labels_or_says_that_there_are_none(triage, tiny_adapter):
-    await triage.publish("labelled", tiny_adapter(1), labels=["yes", "no"])
-    prompt = inference.Prompt(text="well?")
-    request = inference.ClassifyRequest(target=target_of("labelled@1"), prompt=prompt)
-    assert (await triage.inference.Classify(request, timeout=20)).label in ("yes", "no")
-    request = inference.ClassifyRequest(target=target_of("triage"), prompt=prompt)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await triage.inference.Classify(request, timeout=20)
-    assert info_of(caught.value).metadata["field"] == "labels"
-
-
 async def test_count_tokens_counts_what_the_answer_counts(triage):
     request = inference.CountTokensRequest(
         target=target_of("triage"), prompt=inference.Prompt(text="how many?")
