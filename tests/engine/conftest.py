@@ -1,0 +1,49 @@
+"""Every decoder under the same tests, beside PEFT as their oracle."""
+
+import pytest
+import torch
+from engine_harness import at_work
+from engine_oracle import Oracle
+from engine_zoo import TINY_ZOO
+
+from loradock.engine.cpu.library import NoKernels, load_kernels
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny models are faster so, and leave the other cores to other tests."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=["modules", "cpu"])
+def decoder(request):
+    """The name of a decoder; a machine without a C compiler has but one."""
+    if request.param == "cpu":
+        try:
+            load_kernels()
+        except NoKernels as reason:
+            pytest.skip(str(reason))
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def work(tiny_base, decoder):
+    """An engine over the tiny base, at work for all tests of a file."""
+    with at_work(tiny_base, decoder) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def zoo(tiny_base, tiny_adapter):
+    """Oracles of the tiny base's adapters of all kinds, by name."""
+    made = enumerate(TINY_ZOO.items())
+    return {name: Oracle(tiny_base, tiny_adapter(seed, **how)) for seed, (name, how) in made}
+
+
+@pytest.fixture(scope="session")
+def bare_oracle(tiny_base):
+    """The tiny base without an adapter."""
+    return Oracle(tiny_base)
