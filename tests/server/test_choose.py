@@ -3,10 +3,9 @@
 import math
 
 import pytest
-import torch
+from oracle import Oracle
 from served import inference, info_of, reason_of, refusal_of, running, target_of
-from tiny_base import EOS, PAD, make_tokenizer, with_peft
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tiny_base import EOS, PAD, make_tokenizer
 
 from loradock.engine.text import Tokenizer
 from loradock.server.prompts import terminator
@@ -42,36 +41,17 @@ async def score(served, adapter, continuations, text="which?"):
     return (await served.inference.Score(request, timeout=20)).scores
 
 
-class Oracle:
-    """Likelihoods by transformers and PEFT, one sequence at a time."""
-
-    def __init__(self, base, adapter=None):
-        self.tokenizer = AutoTokenizer.from_pretrained(base)
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        self.model = model if adapter is None else with_peft(model, adapter)
-
-    def logprob(self, text, continuation, end=()):
-        turns = [{"role": "user", "content": text}]
-        written = self.tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True
-        )
-        prompt = self.tokenizer.encode(written)
-        tokens = [*prompt, *self.tokenizer.encode(continuation), *end]
-        with torch.inference_mode():
-            logits = self.model(torch.tensor([tokens])).logits[0].log_softmax(-1)
-        wanted = range(len(prompt), len(tokens))
-        return sum(float(logits[at - 1, tokens[at]]) for at in wanted)
-
-
 @pytest.mark.parametrize("adapter", ["triage@1", None])
 async def test_likelihoods_are_those_of_the_model(served, adapter, tiny_base, tiny_adapter):
     oracle = Oracle(tiny_base, None if adapter is None else tiny_adapter(1))
     answer = await classify(served, adapter)
+    prompt = oracle.prompt("which?")
     for found in answer.probabilities:
-        wanted = oracle.logprob("which?", found.label, end=(EOS,))
+        wanted = oracle.logprob(prompt, [*oracle.tokens(found.label), EOS])
         assert found.logprob == pytest.approx(wanted, abs=1e-3), found.label
     for found, label in zip(await score(served, adapter, LABELS), LABELS, strict=True):
-        assert found.logprob == pytest.approx(oracle.logprob("which?", label), abs=1e-3)
+        wanted = oracle.logprob(prompt, oracle.tokens(label))
+        assert found.logprob == pytest.approx(wanted, abs=1e-3)
         assert found.logprob == pytest.approx(sum(found.token_logprobs), abs=1e-4)
         assert found.num_tokens == len(found.token_logprobs)
 
