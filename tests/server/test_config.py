@@ -75,6 +75,45 @@ def test_open_door_beyond_this_host_is_refused(host, allowed, tmp_path):
     assert Config(model="m", token_file=token).read_token() == "secret"
 
 
+def test_token_that_is_none_is_refused(tmp_path):
+    empty = tmp_path / "token"
+    empty.write_text("\n")
+    for file in (empty, tmp_path / "missing"):
+        with pytest.raises(StartRefused, match="token_file: "):
+            Config(model="m", host="0.0.0.0", token_file=file).refuse_open_door()
+    with pytest.raises(StartRefused, match="give one"):
+        Config(model="m", token="a", token_file=empty)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *(("max_running_rows", "0"), ("stream_buffer_tokens", "0"), ("port", "70000")),
+        *(("follow_interval_s", "0"), ("heartbeat_interval_s", "nan"), ("rollback_window_s", "-1")),
+        *(("log_level", "loud"), ("roles", ""), ("max_queue", "-1"), ("insecure", "perhaps")),
+    ],
+)
+def test_value_out_of_range_is_refused_by_name(setting, value):
+    with pytest.raises(StartRefused, match=f"^{setting}: "):
+        load_config({"model": "m"}, {f"LORADOCK_{setting.upper()}": value})
+
+
+def test_file_takes_toml_own_kinds(tmp_path):
+    file = tmp_path / "loradock.toml"
+    file.write_text(
+        'model = "m"\ninsecure = true\nroles = ["registry"]\nmax_adapter_bytes = "2 GiB"\n'
+        "follow_interval_s = 0.25\nport = 0\n"
+    )
+    config = load_config({"config": file}, {})
+    assert (config.insecure, config.roles, config.port) == (True, "registry", 0)
+    assert (config.max_adapter_bytes, config.follow_interval_s) == (2 << 30, 0.25)
+    file.write_text("model = \n")
+    with pytest.raises(StartRefused, match="loradock.toml"):
+        load_config({"config": file}, {})
+    with pytest.raises(StartRefused, match="missing"):
+        load_config({"config": tmp_path / "missing"}, {})
+
+
 def test_every_setting_is_documented():
     documented = [line.split("`")[1] for line in PAGE.read_text().splitlines() if line[:3] == "| `"]
     assert documented == [f.name for f in fields(Config)]

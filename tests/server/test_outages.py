@@ -114,9 +114,10 @@ async def answers_with(served, number):
     return (await served.ask("triage")).answerer.version_number == number
 
 
-async def override(served, reason="v2 leaks"):
+async def override(served, reason="v2 leaks", digest=None):
+    to = {"previous": True} if digest is None else {"version_digest": digest}
     request = server_service_pb2.OverrideAliasRequest(
-        name=alias_name("triage"), previous=True, reason=reason
+        name=alias_name("triage"), reason=reason, **to
     )
     return await served.servers.OverrideAlias(request, timeout=30)
 
@@ -176,6 +177,27 @@ async def test_s6_override_with_the_catalog_down_is_audited_reported_and_reconci
 
 
 @pytest.mark.contract("S6")
+async def test_s6_of_several_overrides_the_last_is_the_catalogs(
+    tiny_base, tiny_adapter, tmp_path, settings, postgres
+):
+    async with running(tiny_base, tmp_path, **settings) as served:
+        await promoted(served, tiny_adapter)
+        first, second = served.residencies
+        postgres.stop()
+        for digest in (first, second, first):
+            await override(served, digest=digest)
+            assert (await served.ask("triage")).answerer.version_digest == digest
+        postgres.ensure_postgres_running()
+        await until(lambda: not served.parts.inside.pulse.divergences())
+        alias = await served.alias("triage")
+        assert (alias.version_digest, alias.generation) == (first, 3)
+        assert (await served.ask("triage")).answerer.version_digest == first
+        audit = served.server.registry.audit.list("default").items
+        outcomes = [e.details["outcome"] for e in audit if e.action == "alias.override.reconcile"]
+        assert outcomes == ["applied", *["superseded by a later override"] * 2]
+
+
+@pytest.mark.contract("S6")
 async def test_s6_override_outlives_a_restart_and_the_catalog_wins_if_the_alias_has_moved(
     tiny_base, tiny_adapter, tmp_path, settings, postgres
 ):
@@ -203,8 +225,13 @@ async def test_s10_what_is_known_keeps_serving_and_what_is_not_is_unavailable(
 ):
     async with running(tiny_base, tmp_path, **settings) as served:
         await promoted(served, tiny_adapter)
+        first = (await served.ask("triage@1")).answerer.version_digest
         postgres.stop()
         object_store.kill()
+        unload = server_service_pb2.UnloadAdapterRequest(version_digest=first)
+        unload.drain_timeout.seconds = 10
+        await served.servers.UnloadAdapter(unload, timeout=20)
+        assert first not in served.residencies, "it is on disk only"
         for reference in ("triage", "triage@1", None):
             await served.ask(reference)
         for reference in ("unheard-of", "triage:staging", "triage@7"):

@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 
 import grpc
@@ -14,7 +15,9 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 from served import inference, reason_of, running, target_of
+from tiny_gguf import make_tiny_gguf
 
+from loradock.server.errors import StartRefused
 from loradock.v1 import inference_service_pb2_grpc
 
 LORADOCK = [sys.executable, "-m", "loradock.cli.main"]
@@ -92,6 +95,34 @@ async def test_draining_refuses_with_a_reason(tiny_base, tmp_path):
         await stopping
 
 
+async def test_stopping_twice_is_stopping_once(tiny_base, tmp_path):
+    async with running(tiny_base, tmp_path) as served:
+        await asyncio.gather(served.server.stop(), served.server.stop())
+        await served.server.stop()
+
+
+async def test_what_cant_start_leaves_nothing_behind(tiny_base, tmp_path):
+    async with running(tiny_base, tmp_path) as served:
+        port = int(served.server.address.rpartition(":")[2])
+        before = set(threading.enumerate())
+        with pytest.raises(StartRefused, match="can't listen"):
+            async with running(tiny_base, tmp_path / "other", port=port):
+                pass
+        left = {thread.name for thread in set(threading.enumerate()) - before}
+        assert not [name for name in left if name.startswith(("loradock", "engine"))]
+
+
+def test_starting_off_a_terminal_draws_nothing(tiny_base, tmp_path):
+    file = make_tiny_gguf(tmp_path / "tiny.gguf", tiny_base)
+    with process(file, tmp_path) as (server, _):
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=20) == 0
+        said = server.stderr.read()
+    assert "loading" in said
+    assert "%|" not in said
+    assert "\r" not in said
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -133,8 +164,6 @@ def services_by_reflection(address):
 
 
 async def test_another_base_of_the_same_name_is_refused(tiny_base, other_tiny_base, tmp_path):
-    from loradock.server.errors import StartRefused
-
     async with running(tiny_base, tmp_path):
         pass
     with pytest.raises(StartRefused, match="--model-name"):
