@@ -2,7 +2,7 @@
 
     python bench/arm_<name>.py BASE ADAPTERS WORKLOAD
 
-An arm runs the workload twice, the first time to warm up, and tells only of the second.
+An arm warms up on some of the requests, then tells what all of them took.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from workload import Request, Workload
@@ -30,31 +30,24 @@ class Job:
     requests: Sequence[Request]
 
 
-@dataclass(slots=True)
-class Result:
-    """What an arm has measured."""
-
-    tokens_per_s: float
-    cpu_s_per_token: float
-    peak_memory_mb: float
-    outputs: Outputs
-    facts: dict[str, float] = field(default_factory=dict)
+Run = Callable[[Sequence[Request]], Outputs]
+WARM_UP = 8  # requests
 
 
-def run_arm(prepare: Callable[[Job], Callable[[], Outputs]]) -> None:
+def run_arm(prepare: Callable[[Job], Run]) -> None:
     """Prepare, warm up, measure, print."""
     base, adapters, text = sys.argv[1:4]
     workload = Workload.from_json(text)
     vocab_size = json.loads((Path(base) / "config.json").read_text())["vocab_size"]
     job = Job(Path(base), Path(adapters), workload, workload.requests(vocab_size))
     run = prepare(job)
-    run()
-    print(json.dumps(_measured(run)))
+    run(job.requests[:WARM_UP])
+    print(json.dumps(_measured(run, job.requests)))
 
 
-def _measured(run: Callable[[], Outputs]) -> dict[str, object]:
+def _measured(run: Run, requests: Sequence[Request]) -> dict[str, object]:
     begun, cpu = time.perf_counter(), time.process_time()
-    outputs = run()
+    outputs = run(requests)
     seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - cpu
     num_tokens = sum(map(len, outputs))
     return {

@@ -31,15 +31,15 @@ class Arm:
         self._names = itertools.count()
         self.facts: dict[str, float] = {}
 
-    def __call__(self) -> Outputs:
-        """Run all requests once."""
+    def __call__(self, requests: Sequence[Request]) -> Outputs:
+        """Run requests; give their outputs."""
         before, steps = self._counts(), self._engine.state().num_steps
         outputs: dict[str, list[int]] = {}
-        left = iter(self._job.requests)
+        left = iter(requests)
         for request in itertools.islice(left, self._job.workload.concurrency):
             self._submit(request, outputs)
         num_ended = 0
-        while num_ended < len(self._job.requests):
+        while num_ended < len(requests):
             for event in self._events.get():
                 outputs[event.row] += event.tokens
                 if event.finish is not None:

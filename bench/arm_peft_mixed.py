@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from arm import Job, Outputs, run_arm
+from arm import Job, Outputs, Run, run_arm
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
+from workload import Request
 
 
 def load(job: Job) -> PeftModel:
@@ -24,16 +25,16 @@ def load(job: Job) -> PeftModel:
     return model.to(dtype).eval()
 
 
-def prepare(job: Job) -> Callable[[], Outputs]:
+def prepare(job: Job) -> Run:
     """Load everything."""
     model: Any = load(job)
     length = job.workload.output_tokens
     size = job.workload.concurrency
 
-    def run() -> Outputs:
+    def run(requests: Sequence[Request]) -> Outputs:
         outputs: Outputs = []
-        for start in range(0, len(job.requests), size):
-            batch = job.requests[start : start + size]
+        for start in range(0, len(requests), size):
+            batch = requests[start : start + size]
             prompts = torch.tensor([request.prompt for request in batch])
             made = model.generate(
                 input_ids=prompts,

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from arm import Job, Outputs, run_arm
+from arm import Job, Outputs, Run, run_arm
 from transformers import AutoModelForCausalLM
+from workload import Request
 
 
-def prepare(job: Job) -> Callable[[], Outputs]:
+def prepare(job: Job) -> Run:
     """Load the base."""
     dtype = getattr(torch, job.workload.dtype)
-    model: Any = AutoModelForCausalLM.from_pretrained(job.base, dtype=dtype).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(job.base, dtype=dtype)
     length = job.workload.output_tokens
     size = job.workload.concurrency
 
-    def run() -> Outputs:
+    def run(requests: Sequence[Request]) -> Outputs:
         outputs: Outputs = []
-        for start in range(0, len(job.requests), size):
-            prompts = torch.tensor([r.prompt for r in job.requests[start : start + size]])
+        for start in range(0, len(requests), size):
+            prompts = torch.tensor([r.prompt for r in requests[start : start + size]])
             made = model.generate(
                 prompts,
                 attention_mask=torch.ones_like(prompts),
