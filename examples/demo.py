@@ -1,7 +1,8 @@
 """The whole path on a real base: publish, serve, swap. `make demo` runs it.
 
-Starts a server of its own, publishes three adapters with the CLI, asks the base and each adapter the
-same question, then promotes and rolls back a version under traffic. Exits 0 only if all of it held.
+Starts a server of its own, publishes three adapters with the CLI, asks the base and each adapter
+the same question, then promotes and rolls back a version under traffic. Exits 0 only if all of it
+held.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from demo_server import BASE, Server, server
-from demo_swap import swap_under_traffic
-from fetch_base import fetch_base
+from demo_publish import TASKS, publish
+from demo_server import BASE, server, show_command
+from demo_swap import Verdict, swap_under_traffic
+from fetch_base import FetchError, fetch_base
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -24,90 +27,104 @@ from rich.table import Table
 from loradock.client import Client
 
 HERE = Path(__file__).parent
-TASKS = {"support-triage": "v1", "order-extract": "v1", "pii-redact": "v1"}
+THE_BASE = "the base alone"
 QUESTION = (
-    "Hi, this is Ana Petrov (ana.petrov@example.com). I was charged twice for order 7731-20, "
-    "please refund me."
+    "Where is my blue kettle? It should have come on Monday, order 7731-20. Maria Jensen, "
+    "maria.jensen@example.com"
 )
-EVALUATED_ROWS = 32  # of each suite; `loradock eval run` without --limit takes all
+RIGHT = {
+    "support-triage": "delivery",
+    "order-extract": '{"name": "Maria Jensen", "order": "7731-20", "product": "blue kettle"}',
+    "pii-redact": "Where is my blue kettle? It should have come on Monday, order [ORDER]. [NAME], "
+    "[EMAIL]",
+}
 
-console = Console()
+console = Console(highlight=False)
 
 
 def main() -> int:
-    """Run the four acts; return the exit code."""
+    """Run the five acts; return the exit code."""
+    begun = time.monotonic()
     base = fetch_base()
     with tempfile.TemporaryDirectory(prefix="loradock-demo-") as folder:
-        console.rule("1. one resident base, one server")
-        with server(base, Path(folder)) as running:
-            console.print(f"loradock is serving [b]{BASE}[/] on {running.address}")
-            publish(running)
-            with Client(running.address) as client:
-                ask_everyone(client)
-                held = swap_under_traffic(client, running, console)
-    console.rule("5. your turn")
-    console.print(
-        f"  .venv/bin/loradock serve --model {base} --model-name {BASE}\n"
-        "  .venv/bin/loradock generate --base 'What is a LoRA adapter?'\n"
-        "and publish with `.venv/bin/loradock adapter push`, as the README shows.",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return 0 if held else 1
+        verdicts = run(base, Path(folder))
+    your_turn(base)
+    console.rule(f"what held, in {time.monotonic() - begun:.0f} seconds")
+    for verdict in verdicts:
+        mark = "[green]✓[/]" if verdict.held else "[red]✗[/]"
+        console.print(f"  {mark} {verdict.claim}")
+    return 0 if all(verdict.held for verdict in verdicts) else 1
 
 
-def publish(running: Server) -> None:
-    """Push every example with its lineage, measure it, and point `production` at it."""
-    console.rule("2. three adapters, published with the CLI")
-    for task, version in TASKS.items():
-        running.cli("adapter", "push", task, HERE / task / version, "--base", BASE)
-        running.cli("alias", "set", f"{task}:production", "1", "--reason", "first version")
-        suite = HERE / task / "suite.toml"
-        limit = ("--limit", str(EVALUATED_ROWS))
-        running.cli("eval", "run", suite, "--base", *limit)
-        running.cli("eval", "run", suite, "--adapter", f"{task}@1", *limit)
-    running.cli("adapter", "push", "support-triage", HERE / "support-triage/v2", "--base", BASE)
-    running.cli(
-        "eval", "run", HERE / "support-triage/suite.toml", "--adapter", "support-triage@2", *limit
-    )
-    running.cli("eval", "list")
+def run(base: Path, folder: Path) -> list[Verdict]:
+    """Run what needs the server."""
+    act(1, "one resident base, one server")
+    begun = time.monotonic()
+    with server(base, folder, console) as running, Client(running.address) as client:
+        seconds = time.monotonic() - begun
+        console.print(f"  serving {BASE} on {running.address} after {seconds:.1f} s\n")
+        act(2, "three adapters, published and measured with the CLI")
+        published = publish(running)
+        act(3, "one question, four answerers, streamed through the SDK")
+        answered = ask_everyone(client)
+        act(4, "sixteen callers, a promotion and a rollback")
+        return [published, answered, *swap_under_traffic(client, running)]
 
 
-def ask_everyone(client: Client) -> None:
+def act(number: int, title: str) -> None:
+    """Open an act."""
+    console.rule(f"[b]{number}. {title}[/]")
+
+
+def ask_everyone(client: Client) -> Verdict:
     """Stream one question's answers from the base and from each adapter, side by side."""
-    console.rule("3. one question, four answerers")
     console.print(f"[dim]{QUESTION}[/]\n")
-    answers = {name: "" for name in ("the base", *TASKS)}
+    answers = dict.fromkeys((THE_BASE, *TASKS), "")
     lock = threading.Lock()
 
-    def stream(name: str, show: Callable[[], None]) -> None:
-        target = {"base": True} if name == "the base" else {"adapter": name}
-        with client.stream(QUESTION, max_tokens=64, **target) as pieces:
+    def stream(name: str) -> None:
+        who = None if name == THE_BASE else name
+        with client.stream(QUESTION, adapter=who, base=who is None, max_tokens=64) as pieces:
             for piece in pieces:
                 with lock:
                     answers[name] += piece.text
-                    show()
 
-    with Live(_side_by_side(answers), console=console, transient=not console.is_terminal) as live:
-        with ThreadPoolExecutor(len(answers)) as pool:
-            list(
-                pool.map(lambda n: stream(n, lambda: live.update(_side_by_side(answers))), answers)
-            )
-    if not console.is_terminal:
-        console.print(_side_by_side(answers))
+    with (
+        Live(get_renderable=lambda: _side_by_side(answers), console=console, refresh_per_second=12),
+        ThreadPoolExecutor(len(answers)) as pool,
+    ):
+        list(pool.map(stream, answers))
+    console.print()
+    right = all(answers[task] == RIGHT[task] for task in TASKS)
+    return Verdict("each adapter did its own task on one question", right)
 
 
 def _side_by_side(answers: dict[str, str]) -> Table:
-    table = Table(expand=True)
+    table = Table(expand=True, box=box.SIMPLE_HEAD, pad_edge=False)
     for name in answers:
-        table.add_column(name, ratio=2 if name in ("the base", "pii-redact") else 1)
+        table.add_column(name, ratio=1, min_width=len(name), overflow="fold")
     table.add_row(*answers.values())
     return table
+
+
+def your_turn(base: Path) -> None:
+    """Say how to start a server for oneself and talk to it."""
+    act(5, "your turn")
+    command = ["serve", "--model", str(base), "--model-name", BASE]
+    show_command(console, *command)
+    folder = HERE / "pii-redact/v1"
+    show_command(console, "adapter", "push", "pii-redact", str(folder), "--base", BASE)
+    show_command(console, "generate", "--adapter", "pii-redact@1", "Call Ana on 555-0100.")
+    show_command(console, "generate", "--base", "What is a LoRA adapter?")
+    console.print("[dim]  the first in one terminal, the others in another; README.md goes on[/]\n")
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except FetchError as error:
+        sys.exit(f"error: {error}")
     except subprocess.CalledProcessError as error:
-        console.print(f"[red]this failed:[/] {error}")
-        sys.exit(1)
+        sys.exit(f"error: a command failed, see above (exit code {error.returncode})")
+    except KeyboardInterrupt:
+        sys.exit(130)

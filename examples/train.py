@@ -233,10 +233,14 @@ def _write_weights(model: PeftModel, folder: Path) -> None:
 def _lineage(task: str, recipe: Recipe, training: dict[str, Any]) -> dict[str, Any]:
     digest = hashlib.sha256((HERE / task / "train.jsonl").read_bytes()).hexdigest()
     return {
-        "parents": [{"version": recipe.parent}] if recipe.parent else [],
+        "parents": [{"version": _reference(task, recipe.parent)}] if recipe.parent else [],
         "datasets": [{"name": f"{task}-train", "digest": f"sha256:{digest}"}],
         "training": training,
     }
+
+
+def _reference(task: str, version: str) -> str:
+    return f"{task}@{version.removeprefix('v')}"  # pushed in order, v1 gets number 1
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
