@@ -76,7 +76,14 @@ typedef struct {
     float norm_epsilon, scaling;
 } Shape;
 
-/* One step. `operands` of a product stand in the kind of the weights, in `packed`. */
+/* What weights are multiplied with, [tokens, inputs]. */
+typedef struct {
+    void *packed; /* in the weights' kind */
+    void *beside; /* with INT8: the same in the adapters' kind */
+    float *scales; /* with INT8: the value of one step of a token */
+} Operand;
+
+/* One step. */
 typedef struct {
     int32_t threads, num_tokens, num_segments, max_blocks;
     const float *cosines, *sines; /* [tokens, rotary_dim] */
@@ -90,9 +97,9 @@ typedef struct {
     float *wide; /* [tokens, widest projection] */
     float *narrow; /* [tokens, max_rank] */
     int32_t max_rank;
-    void *packed; /* [tokens, widest input], in the weights' kind */
-    void *packed_adapter; /* the same in the adapters' kind, where that is another */
-    float *token_scales; /* [tokens]: with INT8 */
+    Operand shared; /* of all threads */
+    Operand own; /* of the first thread; each has a part of `own_tokens` tokens */
+    int32_t own_tokens, is_decoding; /* every token is the last of a row of its own */
     bf16 *narrow_packed; /* [tokens, max_rank] */
     float *scores; /* [threads, MAX_GROUP, places] */
     int32_t max_places;
@@ -334,42 +341,64 @@ INLINE int at_most(int limit, int64_t count) { return count < limit ? (int)count
 
 INLINE int panels_of(const Matrix *w) { return (w->outputs + LANES - 1) / LANES; }
 
+/* Whether no number is NaN or infinite. */
+static int sums_to_a_number(const float *x, int n) {
+    float sum = 0;
+    for (int i = 0; i < n; i++) sum += x[i] * 0.0f;
+    return sum == 0.0f;
+}
+
 /* ---- the parts of a layer ------------------------------------------------------------------ */
 
 /* Store one token's operand in the weights' kind, and in bf16 beside INT8 weights. */
-static void pack_operand(const Step *step, const Shape *shape, int token, const float *x, int n,
-                         int adapted) {
-    if (shape->kind == F32) {
-        memcpy((float *)step->packed + (size_t)token * n, x, n * sizeof(float));
-        return;
-    }
-    if (shape->kind == BF16 || adapted) {
-        bf16 *to = (bf16 *)(shape->kind == BF16 ? step->packed : step->packed_adapter);
-        for (int i = 0; i < n; i++) to[(size_t)token * n + i] = to_bf16(x[i]);
-    }
-    if (shape->kind == INT8) {
-        float most = 1e-20f;
-        for (int i = 0; i < n; i++) most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
-        step->token_scales[token] = most / 127.0f;
-        uint8_t *to = (uint8_t *)step->packed + (size_t)token * n;
-        for (int i = 0; i < n; i++)
-            to[i] = (uint8_t)(128.5f + x[i] * (127.0f / most)); /* NaN ends as any number: see norm */
+static void pack_operand(const Operand *to, const Shape *shape, int token, const float *x, int n) {
+    const size_t at = (size_t)token * n;
+    if (shape->kind == F32) memcpy((float *)to->packed + at, x, n * sizeof(float));
+    if (shape->kind == BF16)
+        for (int i = 0; i < n; i++) ((bf16 *)to->packed)[at + i] = to_bf16(x[i]);
+    if (shape->kind != INT8) return;
+    float most = 1e-20f;
+    for (int i = 0; i < n; i++) most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    to->scales[token] = sums_to_a_number(x, n) ? most / 127.0f : NAN;
+    for (int i = 0; i < n; i++) {
+        ((uint8_t *)to->packed)[at + i] = (uint8_t)(128.5f + x[i] * (127.0f / most));
+        ((bf16 *)to->beside)[at + i] = to_bf16(x[i]);
     }
 }
 
-static void norm(const Step *step, const Shape *shape, const float *weight, int begin, int end) {
+static void norm(const Step *step, const Shape *shape, const float *weight, const Operand *to,
+                 int begin, int end) {
+    float y[shape->hidden];
     for (int token = begin; token < end; token++) {
         const float *x = step->hidden + (size_t)token * shape->hidden;
-        float y[shape->hidden];
         f32x16 squares = {0};
-        int i = 0;
-        for (; i + LANES <= shape->hidden; i += LANES) squares += load16(x + i) * load16(x + i);
-        float sum = sum16(squares);
-        for (; i < shape->hidden; i++) sum += x[i] * x[i];
-        const float factor = 1.0f / sqrtf(sum / shape->hidden + shape->norm_epsilon);
-        for (i = 0; i < shape->hidden; i++) y[i] = x[i] * factor * weight[i];
-        pack_operand(step, shape, token, y, shape->hidden, step->num_segments > 0);
+        for (int i = 0; i < shape->hidden; i += LANES) squares += load16(x + i) * load16(x + i);
+        const float factor = 1.0f / sqrtf(sum16(squares) / shape->hidden + shape->norm_epsilon);
+        for (int i = 0; i < shape->hidden; i++) y[i] = x[i] * factor * weight[i];
+        pack_operand(to, shape, token, y, shape->hidden);
     }
+}
+
+/* A thread's part of `own`. */
+static Operand own_part(const Step *step, const Shape *shape) {
+    const size_t token = (size_t)omp_get_thread_num() * step->own_tokens;
+    const size_t at = token * shape->hidden, size = shape->kind == F32 ? 4 : shape->kind == BF16 ? 2 : 1;
+    return (Operand){(char *)step->own.packed + at * size, (bf16 *)step->own.beside + at,
+                     step->own.scales + token};
+}
+
+/* The normed operand of all tokens. Few tokens are cheaper done by every thread than waited for. */
+static Operand normed(const Step *step, const Shape *shape, const float *weight) {
+    const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
+    if (step->num_tokens <= step->own_tokens) {
+        const Operand own = own_part(step, shape);
+        norm(step, shape, weight, &own, 0, step->num_tokens);
+        return own;
+    }
+    norm(step, shape, weight, &step->shared, share(step->num_tokens, thread, threads),
+         share(step->num_tokens, thread + 1, threads));
+#pragma omp barrier
+    return step->shared;
 }
 
 INLINE const Update *update_at(const Segment *segment, int layer, int site) {
@@ -377,9 +406,9 @@ INLINE const Update *update_at(const Segment *segment, int layer, int site) {
 }
 
 /* One panel of a segment's narrow product, rounded to the adapters' kind. */
-static void shrink(const Step *step, const Shape *shape, const Segment *segment,
-                   const Matrix *w, int panel) {
-    const void *x = shape->kind == INT8 ? step->packed_adapter : step->packed;
+static void shrink(const Step *step, const Shape *shape, const Operand *operand,
+                   const Segment *segment, const Matrix *w, int panel) {
+    const void *x = shape->kind == INT8 ? operand->beside : operand->packed;
     const Target to = {step->narrow, step->max_rank, 0, NULL};
     product(w, panel, panel + 1, x, w->inputs, segment->start, segment->end, &to);
     if (shape->kind == F32) return;
@@ -404,14 +433,15 @@ static int64_t shrink_cost(const Step *step, int layer, int site) {
 }
 
 /* Those narrow products of a site that begin within a thread's part of the cost. */
-static void shrink_part(const Step *step, const Shape *shape, int layer, int site, int64_t at,
-                        int64_t begin, int64_t end) {
+static void shrink_part(const Step *step, const Shape *shape, const Operand *operand, int layer,
+                        int site, int64_t at, int64_t begin, int64_t end) {
     for (int s = 0; s < step->num_segments; s++) {
         const Segment *segment = &step->segments[s];
         const Update *update = update_at(segment, layer, site);
         if (!update) continue;
         for (int panel = 0; panel < panels_of(&update->shrink); panel++) {
-            if (at >= begin && at < end) shrink(step, shape, segment, &update->shrink, panel);
+            if (at >= begin && at < end)
+                shrink(step, shape, operand, segment, &update->shrink, panel);
             at += panel_cost(segment->end - segment->start);
         }
     }
@@ -441,20 +471,20 @@ static void expand_all(const Step *step, const Shape *shape, int layer, int site
 /* y = x w' (+ y), with every segment's update; ends with a barrier.
  *
  * Wide and narrow products are one line of work that threads share by its cost. */
-static void project(const Step *step, const Shape *shape, const Matrix *w, int layer, int site,
-                    float *y, int add) {
+static void project(const Step *step, const Shape *shape, const Operand *operand, const Matrix *w,
+                    int layer, int site, float *y, int add) {
     const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
     const int panels = panels_of(w);
     const size_t ldy = (size_t)panels * LANES;
-    const Target to = {y, ldy, add, step->token_scales};
+    const Target to = {y, ldy, add, operand->scales};
     const int64_t each = panel_cost(step->num_tokens), wide = each * panels;
     const int64_t narrow = shrink_cost(step, layer, site);
     const int64_t begin = (wide + narrow) * thread / threads;
     const int64_t end = (wide + narrow) * (thread + 1) / threads;
     product(w, at_most(panels, (begin + each - 1) / each), at_most(panels, (end + each - 1) / each),
-            step->packed, w->inputs, 0, step->num_tokens, &to);
+            operand->packed, w->inputs, 0, step->num_tokens, &to);
     if (narrow) {
-        shrink_part(step, shape, layer, site, wide, begin, end);
+        shrink_part(step, shape, operand, layer, site, wide, begin, end);
 #pragma omp barrier
         expand_all(step, shape, layer, site, y, ldy, share(panels, thread, threads),
                    share(panels, thread + 1, threads));
@@ -494,28 +524,26 @@ static void keep(const Layer *layer, const Shape *shape, int block, int head, in
     for (int i = 0; i < dim; i++) values[slot * dim + i] = to_bf16(value[i]);
 }
 
-static void place_tokens(const Step *step, const Layer *layer, const Shape *shape, int begin,
-                         int end) {
+/* Turn one token's queries and keys to its position, and keep its keys and values. */
+static void place(const Step *step, const Layer *layer, const Shape *shape, int token) {
     const int dim = shape->dim, heads = shape->heads, key_heads = shape->key_heads;
     const size_t ld = (size_t)panels_of(&layer->qkv) * LANES;
-    for (int token = begin; token < end; token++) {
-        float *q = step->wide + token * ld, *k = q + heads * dim, *v = k + key_heads * dim;
-        const float *cosines = step->cosines + (size_t)token * shape->rotary_dim;
-        const float *sines = step->sines + (size_t)token * shape->rotary_dim;
-        const int place = step->place[token];
-        const int32_t *blocks = step->table + (size_t)step->row[token] * step->max_blocks;
-        for (int head = 0; head < heads; head++) {
-            if (layer->query_norm)
-                head_norm(q + head * dim, layer->query_norm, dim, shape->norm_epsilon);
-            rotate(q + head * dim, cosines, sines, shape->rotary_dim);
-        }
-        for (int head = 0; head < key_heads; head++) {
-            if (layer->key_norm)
-                head_norm(k + head * dim, layer->key_norm, dim, shape->norm_epsilon);
-            rotate(k + head * dim, cosines, sines, shape->rotary_dim);
-            keep(layer, shape, blocks[place / LANES], head, place % LANES, k + head * dim,
-                 v + head * dim);
-        }
+    float *q = step->wide + token * ld, *k = q + heads * dim, *v = k + key_heads * dim;
+    const float *cosines = step->cosines + (size_t)token * shape->rotary_dim;
+    const float *sines = step->sines + (size_t)token * shape->rotary_dim;
+    const int place = step->place[token];
+    const int32_t *blocks = step->table + (size_t)step->row[token] * step->max_blocks;
+    for (int head = 0; head < heads; head++) {
+        if (layer->query_norm)
+            head_norm(q + head * dim, layer->query_norm, dim, shape->norm_epsilon);
+        rotate(q + head * dim, cosines, sines, shape->rotary_dim);
+    }
+    for (int head = 0; head < key_heads; head++) {
+        if (layer->key_norm)
+            head_norm(k + head * dim, layer->key_norm, dim, shape->norm_epsilon);
+        rotate(k + head * dim, cosines, sines, shape->rotary_dim);
+        keep(layer, shape, blocks[place / LANES], head, place % LANES, k + head * dim,
+             v + head * dim);
     }
 }
 
@@ -663,16 +691,25 @@ static void attend(const Step *step, const Layer *layer, const Shape *shape, int
     }
 }
 
+/* Attention of all tokens, as the next operand; ends with a barrier. A token's keys must be placed
+ * before another one sees them: nobody's are, where each is the last of a row of its own. */
 static void attend_all(const Step *step, const Layer *layer, const Shape *shape) {
-    const int thread = omp_get_thread_num();
+    const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
     const int group = shape->heads / shape->key_heads, width = shape->heads * shape->dim;
     float *weights = step->scores + (size_t)thread * MAX_GROUP * step->max_places;
     float out[width];
+    if (!step->is_decoding) {
+        const int end = share(step->num_tokens, thread + 1, threads);
+        for (int token = share(step->num_tokens, thread, threads); token < end; token++)
+            place(step, layer, shape, token);
+#pragma omp barrier
+    }
 #pragma omp for schedule(dynamic, 1)
     for (int token = 0; token < step->num_tokens; token++) {
+        if (step->is_decoding) place(step, layer, shape, token);
         for (int head = 0; head < shape->key_heads; head++)
             attend(step, layer, shape, token, head, weights, out + head * group * shape->dim);
-        pack_operand(step, shape, token, out, width, step->num_segments > 0);
+        pack_operand(&step->shared, shape, token, out, width);
     }
 }
 
@@ -685,7 +722,7 @@ static void gate(const Step *step, const Shape *shape, int begin, int end) {
             const f32x16 x = load16(g + i);
             store16(y + i, x / (exp16(-x) + 1.0f) * load16(up + i));
         }
-        pack_operand(step, shape, token, y, n, step->num_segments > 0);
+        pack_operand(&step->shared, shape, token, y, n);
     }
 }
 
@@ -699,19 +736,15 @@ void loradock_layers(const Layer *layers, int num_layers, const Shape *shape, St
         const int end = share(step->num_tokens, thread + 1, threads);
         for (int i = 0; i < num_layers; i++) {
             const Layer *layer = &layers[i];
-            norm(step, shape, layer->attention_norm, begin, end);
-#pragma omp barrier
-            project(step, shape, &layer->qkv, i, QKV, step->wide, 0);
-            place_tokens(step, layer, shape, begin, end);
-#pragma omp barrier
+            Operand x = normed(step, shape, layer->attention_norm);
+            project(step, shape, &x, &layer->qkv, i, QKV, step->wide, 0);
             attend_all(step, layer, shape);
-            project(step, shape, &layer->out, i, OUT, step->hidden, 1);
-            norm(step, shape, layer->mlp_norm, begin, end);
-#pragma omp barrier
-            project(step, shape, &layer->gate_up, i, GATE_UP, step->wide, 0);
+            project(step, shape, &step->shared, &layer->out, i, OUT, step->hidden, 1);
+            x = normed(step, shape, layer->mlp_norm);
+            project(step, shape, &x, &layer->gate_up, i, GATE_UP, step->wide, 0);
             gate(step, shape, begin, end);
 #pragma omp barrier
-            project(step, shape, &layer->down, i, DOWN, step->hidden, 1);
+            project(step, shape, &step->shared, &layer->down, i, DOWN, step->hidden, 1);
         }
         count(step);
     }
@@ -722,11 +755,8 @@ void loradock_head(const float *weight, const Matrix *head, const Shape *shape, 
                    float *logits) {
 #pragma omp parallel num_threads(step->threads)
     {
-        const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
-        norm(step, shape, weight, share(step->num_tokens, thread, threads),
-             share(step->num_tokens, thread + 1, threads));
-#pragma omp barrier
-        project(step, shape, head, 0, 0, logits, 0);
+        const Operand x = normed(step, shape, weight);
+        project(step, shape, &x, head, 0, 0, logits, 0);
         count(step);
     }
 }

@@ -94,6 +94,12 @@ class Shape(Structure):
     ]
 
 
+class Operand(Structure):
+    """`Operand` of kernels.c."""
+
+    _fields_ = [("packed", c_void_p), ("beside", c_void_p), ("scales", c_void_p)]
+
+
 class Step(Structure):
     """`Step` of kernels.c."""
 
@@ -114,9 +120,10 @@ class Step(Structure):
         ("wide", c_void_p),
         ("narrow", c_void_p),
         ("max_rank", c_int32),
-        ("packed", c_void_p),
-        ("packed_adapter", c_void_p),
-        ("token_scales", c_void_p),
+        ("shared", Operand),
+        ("own", Operand),
+        ("own_tokens", c_int32),
+        ("is_decoding", c_int32),
         ("narrow_packed", c_void_p),
         ("scores", c_void_p),
         ("max_places", c_int32),

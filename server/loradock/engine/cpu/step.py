@@ -16,6 +16,7 @@ from loradock.engine.cpu.updates import PackedUpdates
 from loradock.engine.memory import BLOCK_TOKENS
 
 MAX_GROUP = 4  # of kernels.c
+OWN_TOKENS = 32  # up to so many, each thread norms all tokens for itself
 PackedSegment = tuple[PackedUpdates, int, int]  # updates, first token, last token + 1
 
 
@@ -39,7 +40,7 @@ class Scratch:
         struct = library.Step(threads=torch.get_num_threads(), num_tokens=len(hidden))
         step = CpuStep(struct)
         struct.hidden = hidden.data_ptr()
-        _add_operands(step, len(hidden), shape.hidden, Kind(shape.kind), self)
+        _add_operands(step, len(hidden), shape.hidden, shape, self)
         _add_segments(step, [(u.head, u, s, e) for u, s, e in segments], len(hidden), self)
         return step
 
@@ -79,7 +80,7 @@ def step_of(
     wide = scratch.take("wide", num_tokens * max(queries, 2 * shape.intermediate), torch.float32)
     step.struct.wide = wide.data_ptr()
     widest = max(shape.hidden, shape.intermediate, shape.heads * shape.dim)
-    _add_operands(step, num_tokens, widest, Kind(shape.kind), scratch)
+    _add_operands(step, num_tokens, widest, shape, scratch)
     _add_segments(step, [(u.pointers, u, s, e) for u, s, e in segments], num_tokens, scratch)
     _add_scores(step, scratch)
     return step
@@ -92,6 +93,7 @@ def _add_places(step: CpuStep, batch: Batch) -> None:
     table = [[*own, *[0] * (width - len(own))] for own in blocks]
     rows = [row for row, span in enumerate(batch.spans) for _ in range(len(span))]
     places = [place for span in batch.spans for place in span.chunk.places]
+    step.struct.is_decoding = len(batch.singles) == len(batch)
     step.struct.max_blocks = width
     step.struct.max_places = width * BLOCK_TOKENS
     step.struct.table = step.keep(torch.tensor(table, dtype=torch.int32))
@@ -118,14 +120,24 @@ def _add_masks(step: CpuStep, batch: Batch) -> None:
 
 
 def _add_operands(
-    step: CpuStep, num_tokens: int, widest: int, kind: Kind, scratch: Scratch
+    step: CpuStep, num_tokens: int, widest: int, shape: library.Shape, scratch: Scratch
 ) -> None:
-    size = num_tokens * widest
-    step.struct.packed = scratch.take("packed", size, kind.operand_dtype).data_ptr()
+    kind = Kind(shape.kind)
+    step.struct.shared = _operand("shared", num_tokens, widest, kind, scratch)
+    own = step.struct.threads * OWN_TOKENS
+    step.struct.own = _operand("own", own, shape.hidden, kind, scratch)
+    step.struct.own_tokens = OWN_TOKENS
+
+
+def _operand(
+    name: str, num_tokens: int, width: int, kind: Kind, scratch: Scratch
+) -> library.Operand:
+    size = num_tokens * width
+    operand = library.Operand(scratch.take(name, size, kind.operand_dtype).data_ptr())
     if kind is Kind.INT8:
-        beside = scratch.take("packed_adapter", size, torch.bfloat16)
-        step.struct.packed_adapter = beside.data_ptr()
-        step.struct.token_scales = scratch.take("scales", num_tokens, torch.float32).data_ptr()
+        operand.beside = scratch.take(f"{name}_beside", size, torch.bfloat16).data_ptr()
+        operand.scales = scratch.take(f"{name}_scales", num_tokens, torch.float32).data_ptr()
+    return operand
 
 
 def _add_segments(
