@@ -42,12 +42,24 @@ async def test_heartbeats_tell_base_sequence_and_what_is_resident(
 
 
 async def test_a_server_that_says_goodbye_is_listed_no_more(tiny_base, tmp_path):
+    """Of a listing in pages, too."""
     async with running("", tmp_path, roles="registry", model="") as registry:
         url = registry.server.config.catalog_url
         blobs = registry.server.config.blobs_url
         other = {"database_url": url, "blob_url": blobs, "data_dir": tmp_path / "other"}
-        async with running(tiny_base, tmp_path, **other) as served:
-            await until(lambda: listed(registry))
-            (server,) = await listed(registry)
-            assert server.server_id == served.parts.identity.server_id
+        async with running(tiny_base, tmp_path, **other) as one:
+            async with running(tiny_base, tmp_path, **other) as two:
+                known = sorted(served.parts.identity.server_id for served in (one, two))
+                await until(lambda: ids_are(registry, known))
+                request = server_service_pb2.ListServersRequest(page_size=1)
+                for server_id in known:
+                    page = await registry.servers.ListServers(request, timeout=20)
+                    assert [server.server_id for server in page.servers] == [server_id]
+                    request.page_token = page.next_page_token
+                assert not page.next_page_token
+            assert await ids_are(registry, [one.parts.identity.server_id])
         assert not await listed(registry)
+
+
+async def ids_are(served, wanted):
+    return [server.server_id for server in await listed(served)] == wanted

@@ -4,12 +4,24 @@ import asyncio
 import io
 import json
 import logging
+from typing import Any
 
 import grpc
 import pytest
-from served import BASE, Running, inference, info_of, reason_of, running, target_of, until
+from served import (
+    BASE,
+    Running,
+    inference,
+    info_of,
+    reason_of,
+    refusal_of,
+    running,
+    target_of,
+    until,
+)
 
 from loradock.server.logs import JsonFormatter
+from loradock.server.principal import Authenticator, Principal
 
 
 @pytest.fixture
@@ -88,6 +100,34 @@ async def test_s18_answers_and_log_lines_say_who_answered(triage, log_lines):
     assert {"status", "seconds", "first_token_s", "output_tokens"} <= set(lines[-1])
 
 
+@pytest.mark.contract("S18")
+async def test_s18_every_method_says_who_answered(triage):
+    prompt = inference.Prompt(text="hi")
+    asked: dict[str, Any] = {"target": target_of("triage"), "prompt": prompt}
+    calls = triage.inference
+    answers = [
+        await calls.Generate(inference.GenerateRequest(**asked), timeout=20),
+        await calls.Score(inference.ScoreRequest(**asked, continuations=["a"]), timeout=20),
+        await calls.Classify(inference.ClassifyRequest(**asked, labels=["a"]), timeout=20),
+        await calls.CountTokens(inference.CountTokensRequest(**asked), timeout=20),
+    ]
+    heads = [event.head async for event in triage.stream("triage") if event.HasField("head")]
+    told = [answer.answerer for answer in (*answers, *heads)]
+    assert len({who.request_id for who in told}) == len(told) == 5
+    for who in told:
+        assert who.request_id and who.server_id
+        who.request_id = ""
+        assert who == told[0]
+
+
+@pytest.mark.contract("S18")
+async def test_s18_refused_request_is_told_with_what_it_asked_for(triage, log_lines):
+    await refusal_of(triage.ask("nobody:staging", metadata=(("x-request-id", "mine"),)))
+    (line,) = [line for line in log_lines() if line.get("request_id") == "mine"]
+    assert (line["status"], line["reference"]) == ("NOT_FOUND", "nobody:staging")
+    assert line["base_weights"].startswith("sha256:")
+
+
 async def test_stream_gives_head_text_and_tail_that_make_the_unary_answer(triage):
     whole = await triage.ask("triage", max_tokens=40)
     events = [event async for event in triage.stream("triage", max_tokens=40)]
@@ -109,6 +149,25 @@ async def test_s5_the_same_prompt_of_another_version_shares_nothing(triage):
         assert answer.usage.cached_tokens == 0, "nobody else's blocks are reused"
         assert again[who].token_ids == answer.token_ids
         assert again[who].usage.cached_tokens > 0, "one's own are"
+
+
+class Tenants(Authenticator):
+    """Lets callers say themselves whose they are."""
+
+    def principal(self, metadata):
+        return Principal(metadata["tenant"], "test")
+
+
+@pytest.mark.contract("S5")
+async def test_s5_tenants_share_no_cached_block(tiny_base, tmp_path):
+    text = "the same long question, " * 4
+    async with running(tiny_base, tmp_path, Tenants(None, "")) as served:
+        cached = [
+            (await served.ask(None, text, metadata=(("tenant", name),))).usage.cached_tokens
+            for name in ("ana", "ben", "ana", "ben")
+        ]
+    assert cached[:2] == [0, 0]
+    assert all(cached[2:])
 
 
 async def test_settings_of_the_request_go_before_the_profile_and_that_before_the_server(

@@ -12,7 +12,7 @@ from loradock.server.follow_wait import FollowWait
 from loradock.server.gate import Gate
 from loradock.server.interceptors import CallInterceptor
 from loradock.server.listen import Listener
-from loradock.server.principal import Principal, Role
+from loradock.server.principal import Authenticator, Principal, Role
 from loradock.server.threads import Threads
 from loradock.v1 import alias_service_pb2 as wire
 from loradock.v1 import alias_service_pb2_grpc as grpc_wire
@@ -21,8 +21,11 @@ ALIAS = "projects/acme/adapters/triage/aliases/production"
 POLICY = wire.AliasPolicy(name=f"{ALIAS}/policy", suites=[wire.SuiteDemand(suite="held-out")])
 
 
-class Roles:
+class Roles(Authenticator):
     """Tells who calls by the roles that the call's own metadata names."""
+
+    def __init__(self):
+        super().__init__(None, "acme")
 
     def principal(self, metadata):
         names = metadata.get("roles", "").split()

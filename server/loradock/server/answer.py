@@ -123,6 +123,7 @@ class Answering:
         """Say who answers; the one time that a reference is looked at."""
         if reference is None:
             return Answered()
+        call.facts["reference"] = str(reference)
         resolved = await self._live.resolve(project, reference)
         self._note(call, resolved)
         self.check_base(resolved.version)

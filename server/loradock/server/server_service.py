@@ -17,7 +17,7 @@ from loradock.server.blobs import MAX_CHUNK_BYTES
 from loradock.server.call import current_call
 from loradock.server.config import Config
 from loradock.server.errors import NoEngine, NotResidentHere
-from loradock.server.fields import seconds_of
+from loradock.server.fields import page_size, seconds_of
 from loradock.server.heartbeat import Pulse
 from loradock.server.live import Live
 from loradock.server.override import Overrides
@@ -85,8 +85,14 @@ class ServerService(grpc_wire.ServerServiceServicer):
     ) -> wire.ListServersResponse:
         """List the servers that the catalog has heard of lately."""
         current_call().principal.require(Role.VIEW)
+        size = page_size(request.page_size)
         beats = await self._threads.run(self._registry.fleet.list)
-        return wire.ListServersResponse(servers=[convert.server(beat) for beat in beats])
+        beats = [beat for beat in beats if beat.server_id > request.page_token]
+        is_last = len(beats) <= size
+        return wire.ListServersResponse(
+            servers=[convert.server(beat) for beat in beats[:size]],
+            next_page_token="" if is_last else beats[size - 1].server_id,
+        )
 
     async def LoadAdapter(
         self, request: wire.LoadAdapterRequest, context: object
