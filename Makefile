@@ -1,7 +1,8 @@
 # Loradock's front door. `make` lists what there is; every target sets up what it needs.
 
 PYTHON ?= python3
-# Another package index for torch alone, e.g. the one with CPU-only builds:
+# Another package index for torch alone (what it needs comes from the usual one), for instance one
+# with CPU-only builds, which are far smaller:
 #   make demo TORCH_INDEX=<url>
 TORCH_INDEX ?=
 
@@ -17,7 +18,7 @@ help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
 
 demo: .venv/.server base ## Publish, serve and swap three real adapters on a real base (minutes, the first time)
-	$(BIN)/python examples/demo.py
+	@$(BIN)/python examples/demo.py
 
 test: .venv/.dev .venv-proto/.done base ## Run every test (under 12 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not prove and not gpu" $(PYTEST_ARGS)
@@ -44,21 +45,22 @@ base: .venv/.server # Fetch and convert the demo base, once
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Loradock needs Python 3.11 or newer; name one with: make PYTHON=python3.12 …"; exit 1; }
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv .venv
 
 .venv/.server: .venv/bin/python pyproject.toml constraints.txt
 	@echo "installing torch …"
-	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	@echo "installing the rest …"
-	$(PIP) -e '.[server]'
+	@$(PIP) --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	@echo "installing the server and what it needs …"
+	@$(PIP) -e '.[server]'
 	@touch $@
 
 .venv/.dev: .venv/.server
 	@echo "installing what tests need …"
-	$(PIP) -e '.[dev]'
+	@$(PIP) -e '.[dev]'
 	@touch $@
 
 .venv-proto/.done: proto/requirements.txt
-	$(PYTHON) -m venv .venv-proto
-	.venv-proto/bin/python -m pip --disable-pip-version-check -q install -r proto/requirements.txt
+	@echo "installing what generates and lints the wire …"
+	@$(PYTHON) -m venv .venv-proto
+	@.venv-proto/bin/python -m pip --disable-pip-version-check -q install -r proto/requirements.txt
 	@touch $@
