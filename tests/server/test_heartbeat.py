@@ -5,6 +5,9 @@ from served import BASE, running, until
 from loradock.v1 import server_service_pb2
 
 
+RESIDENT = server_service_pb2.RESIDENCY_STATE_RESIDENT
+
+
 async def listed(served):
     request = server_service_pb2.ListServersRequest()
     return (await served.servers.ListServers(request, timeout=20)).servers
@@ -20,8 +23,9 @@ async def test_heartbeats_tell_base_sequence_and_what_is_resident(
         latest = served.server.registry.reader.latest_sequence
 
         async def told():
-            servers = await listed(served)
-            return servers and servers[0].sequence == latest() and servers[0].residencies
+            for server in await listed(served):
+                states = [residency.state for residency in server.residencies]
+                return server.sequence == latest() and states == [RESIDENT]
 
         await until(told)
         (server,) = await listed(served)
@@ -31,7 +35,6 @@ async def test_heartbeats_tell_base_sequence_and_what_is_resident(
         assert server.base_digests == version.base_digests
         (residency,) = server.residencies
         assert residency.version_digest == version.version_digest
-        assert residency.state == server_service_pb2.RESIDENCY_STATE_RESIDENT
         assert not server.divergences
 
         async def is_newer():
