@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import serving
 
 ROOT = Path(__file__).parent.parent
-TASKS = ("support-triage", "order-extract", "pii-redact")
+SCRIPTS = Path(sys.executable).parent
 pytestmark = pytest.mark.smollm2
 
 
@@ -22,35 +23,55 @@ def block(name: str) -> str:
     return found.group(1)
 
 
+def typed(name: str) -> str:
+    """What a person types of a console block."""
+    lines = block(name).splitlines()
+    assert all(line.startswith(("$ ", "> ")) for line in lines)
+    return "\n".join(line[2:] for line in lines)
+
+
+def run(*command: str, address: str) -> str:
+    environment = os.environ | {
+        "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
+        "LORADOCK_ADDRESS": address,
+    }
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, f"{command[-1]}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
-def published(smollm2_path, tmp_path_factory):
-    """A server that holds the first version of each example."""
-    from demo_server import BASE, server
-
-    from loradock.client import Client
-
-    with server(smollm2_path, tmp_path_factory.mktemp("readme")) as running:
-        with Client(running.address) as client:
-            for task in TASKS:
-                client.versions.push(task, ROOT / "examples" / task / "v1", base=BASE)
-                client.aliases.set(task, "production", 1)
-        yield running
+def address(tmp_path_factory):
+    """A server that holds the first version of each example, as the README starts and fills it."""
+    data = shlex.quote(str(tmp_path_factory.mktemp("readme")))
+    path = f"cd {shlex.quote(str(ROOT))}; PATH={shlex.quote(str(SCRIPTS))}:$PATH"
+    serve = f"{path}; exec {typed('serve')} --port 0 --data-dir {data}"
+    with serving("bash", "-c", serve, says=r"^loradock is serving \S+ on (\S+)$") as address:
+        run("bash", "-ec", typed("publish"), address=address)
+        yield address
 
 
-def test_sdk_block(published):
-    code = block("sdk").replace("127.0.0.1:7431", published.address)
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert run.returncode == 0, run.stderr
-    assert "order-extract 1" in run.stdout
-    assert "baseModels/smollm2-135m-instruct" in run.stdout
-    assert "NOT_FOUND" in run.stdout
+def test_sdk_block(address):
+    code = block("sdk").replace("127.0.0.1:7431", address)
+    said = run(sys.executable, "-c", code, address=address)
+    assert "order-extract 1" in said
+    assert "baseModels/smollm2-135m-instruct" in said
+    assert "NOT_FOUND" in said
 
 
-def test_cli_block(published):
-    environment = os.environ | {"LORADOCK_ADDRESS": published.address}
-    for line in block("cli").splitlines():
-        assert line.startswith("$ loradock "), line
-        words = shlex.split(line.removeprefix("$ loradock "))
-        command = [str(Path(sys.executable).parent / "loradock"), *words]
-        run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
-        assert run.returncode == 0, f"{line}\n{run.stdout}{run.stderr}"
+def test_cli_block(address):
+    lines = typed("cli").splitlines()
+    assert all(line.startswith("loradock ") for line in lines)
+    for line in lines:
+        run("bash", "-c", line, address=address)
+
+
+def test_blocks_are_about_twenty_lines():
+    assert all(len(block(name).splitlines()) <= 22 for name in ("sdk", "cli"))
+
+
+def test_links_lead_somewhere():
+    page = (ROOT / "README.md").read_text()
+    named = re.findall(r"\]\(([^)#]+)\)", page) + re.findall(r"\bdocs/\w+\.md", page)
+    assert named
+    assert [path for path in named if not (ROOT / path).exists()] == []
