@@ -4,7 +4,6 @@ from served import BASE, running, until
 
 from loradock.v1 import server_service_pb2
 
-
 RESIDENT = server_service_pb2.RESIDENCY_STATE_RESIDENT
 
 
@@ -23,9 +22,10 @@ async def test_heartbeats_tell_base_sequence_and_what_is_resident(
         latest = served.server.registry.reader.latest_sequence
 
         async def told():
-            for server in await listed(served):
-                states = [residency.state for residency in server.residencies]
-                return server.sequence == latest() and states == [RESIDENT]
+            return [
+                (server.sequence, [residency.state for residency in server.residencies])
+                for server in await listed(served)
+            ] == [(latest(), [RESIDENT])]
 
         await until(told)
         (server,) = await listed(served)
