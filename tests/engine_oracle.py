@@ -7,6 +7,7 @@ the oracle's best after those before it; by induction they are then what the ora
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -18,19 +19,27 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from loradock.engine.protocol import AdapterSource, LoraModule
 
+WEIGHTS = "adapter_model.safetensors"
 NEAR_TIE = 1e-3  # in logits; closer ones may come out in either order
 CLEARLY = 1.0  # in logits; what a token that "the base would never choose" is behind the best
 
 
 class Oracle:
-    """A base, with one adapter or bare. Give it a base of its own: PEFT changes it in place."""
+    """A base with one adapter, or bare. Adapters may share a model: each is switched on to ask."""
 
-    def __init__(self, base: Path | PreTrainedModel, adapter: Path | None = None) -> None:
-        model = loaded(base) if isinstance(base, Path) else base
-        self.folder = adapter
-        self.model: PreTrainedModel | PeftModel = model
-        if adapter is not None:
-            self.model = with_peft(model, adapter)
+    def __init__(
+        self, model: PreTrainedModel | PeftModel, folder: Path | None = None, name: str = "default"
+    ) -> None:
+        """Take a model that has an adapter of that name, which is stored in `folder`."""
+        self._model = model
+        self._name = name
+        self.folder = folder
+
+    @classmethod
+    def load(cls, base: Path, adapter: Path | None = None) -> Oracle:
+        """Load a base, and let PEFT load an adapter into it."""
+        model = loaded(base)
+        return cls(model) if adapter is None else cls(with_peft(model, adapter), adapter)
 
     @property
     def digest(self) -> str | None:
@@ -40,16 +49,28 @@ class Oracle:
     @property
     def source(self) -> AdapterSource:
         """This adapter as an engine is given it, with ranks and scalings as PEFT has them."""
-        assert isinstance(self.model, PeftModel)
+        assert isinstance(self._model, PeftModel)
         assert self.folder is not None
-        assert self.digest is not None
-        return source_of(self.model, self.folder, self.digest)
+        prefix, name = "base_model.model.", self._name
+        modules = [
+            LoraModule(
+                module=path.removeprefix(prefix),
+                rank=layer.r[name],
+                scaling=float(layer.scaling[name]),
+                a_key=f"{path}.lora_A.weight",
+                b_key=f"{path}.lora_B.weight",
+            )
+            for path, layer in self._model.named_modules()
+            if isinstance(layer, LoraLayer) and name in layer.r
+        ]
+        return AdapterSource(str(self.digest), self.folder / WEIGHTS, modules)
 
     @torch.inference_mode()
     def logits(self, tokens: Sequence[int]) -> Tensor:
         """Give the logits after each token of a text, [tokens, vocabulary]."""
-        found: Tensor = self.model(torch.tensor([list(tokens)]), use_cache=False).logits[0].float()
-        return found
+        with self._switched_on():
+            found: Tensor = self._model(torch.tensor([list(tokens)]), use_cache=False).logits
+        return found[0].float()
 
     def logits_after(self, prompt: Sequence[int], tokens: Sequence[int]) -> Tensor:
         """Give the logits from which each of `tokens` was chosen, [tokens, vocabulary]."""
@@ -82,6 +103,15 @@ class Oracle:
         behind = behind_best(self.logits_after(prompt, tokens), tokens)
         return (behind > CLEARLY).float().mean().item()
 
+    def _switched_on(self) -> AbstractContextManager[None]:
+        if not isinstance(self._model, PeftModel):
+            return nullcontext()
+        if self.folder is None:
+            return self._model.disable_adapter()
+        if self._model.active_adapter != self._name:
+            self._model.set_adapter(self._name)
+        return nullcontext()
+
 
 def loaded(base: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Load a base as transformers does, for an oracle to keep."""
@@ -94,22 +124,3 @@ def behind_best(logits: Tensor, tokens: Sequence[int]) -> Tensor:
     """Give how far each token's logit is behind the best at its place, [tokens]."""
     own = logits.gather(-1, torch.tensor(tokens)[:, None]).squeeze(-1)
     return logits.amax(dim=-1) - own
-
-
-def source_of(
-    adapted: PeftModel, folder: Path, digest: str, name: str = "default"
-) -> AdapterSource:
-    """Describe an adapter by the layers that PEFT has made of it."""
-    prefix = "base_model.model."
-    modules = [
-        LoraModule(
-            module=path.removeprefix(prefix),
-            rank=layer.r[name],
-            scaling=float(layer.scaling[name]),
-            a_key=f"{path}.lora_A.weight",
-            b_key=f"{path}.lora_B.weight",
-        )
-        for path, layer in adapted.named_modules()
-        if isinstance(layer, LoraLayer) and name in layer.r
-    ]
-    return AdapterSource(digest, folder / "adapter_model.safetensors", modules)

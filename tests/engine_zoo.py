@@ -42,3 +42,41 @@ TINY_ZOO: dict[str, dict[str, Any]] = {
         "alpha_pattern": {"q_proj": 16, "layers.0.mlp.gate_proj": 3},
     },
 }
+
+# For SmolLM2: 30 layers, 576 wide.
+SMOLLM2_ZOO: dict[str, dict[str, Any]] = {
+    "rank 4, attention": {"rank": 4, "alpha": 8, "targets": ATTENTION, "strength": 0.125},
+    "rank 8, mlp": {"rank": 8, "alpha": 16, "targets": MLP, "strength": 0.135},
+    "rank 16, all linear": {"rank": 16, "alpha": 16, "targets": ALL_LINEAR, "strength": 0.125},
+    "rank 32, queries and down": {
+        "rank": 32,
+        "alpha": 32,
+        "targets": ("q_proj", "down_proj"),
+        "strength": 0.125,
+    },
+    "rank 64, all linear": {"rank": 64, "alpha": 64, "targets": ALL_LINEAR, "strength": 0.08},
+    "rsLoRA": {
+        "rank": 16,
+        "alpha": 8,
+        "targets": ALL_LINEAR,
+        "use_rslora": True,
+        "strength": 0.08,
+    },
+    "rank pattern": {
+        "rank": 8,
+        "alpha": 16,
+        "targets": ALL_LINEAR,
+        "rank_pattern": {"k_proj": 64, "layers.3.mlp.up_proj": 4, "layers.29.mlp.down_proj": 17},
+        "strength": 0.1,
+    },
+    "rsLoRA, patterns": {
+        "rank": 4,
+        "alpha": 8,
+        "targets": ("v_proj", "o_proj", "gate_proj"),
+        "use_rslora": True,
+        "rank_pattern": {"o_proj": 24},
+        "alpha_pattern": {"v_proj": 16, "layers.7.mlp.gate_proj": 2},
+        "strength": 0.08,
+    },
+    "rank 8, head": {"rank": 8, "alpha": 16, "targets": ("lm_head",), "strength": 0.125},
+}

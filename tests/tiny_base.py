@@ -17,7 +17,13 @@ with warnings.catch_warnings():
     import peft
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 PAD, BOS, EOS = range(3)
@@ -124,7 +130,7 @@ class TinyAdapters:
     """Adapters of one base, each written once. They change its greedy tokens by a wide margin."""
 
     def __init__(self, base: Path, folder: Path) -> None:
-        self._base = LlamaForCausalLM.from_pretrained(base)
+        self._base = AutoModelForCausalLM.from_pretrained(base)
         self._folder = folder
         self._made: dict[str, Path] = {}
         self._num_given = 0
@@ -140,13 +146,7 @@ class TinyAdapters:
         **options: Any,
     ) -> Path:
         """Give a folder of one's own; `options` are more of `peft.LoraConfig`."""
-        config = peft.LoraConfig(
-            r=rank,
-            lora_alpha=alpha,  # type: ignore[arg-type]
-            target_modules=targets if isinstance(targets, str) else list(targets),
-            task_type="CAUSAL_LM",
-            **options,
-        )
+        config = lora_config(rank, alpha, targets, **options)
         what = json.dumps([seed, strength, config.to_dict()], default=sorted)  # type: ignore[no-untyped-call]
         if what not in self._made:
             self._made[what] = self._folder / f"{len(self._made)}-seed{seed}"
@@ -155,6 +155,19 @@ class TinyAdapters:
             adapted.save_pretrained(str(self._made[what]), save_embedding_layers=False)
         self._num_given += 1
         return shutil.copytree(self._made[what], self._folder / "given" / str(self._num_given))
+
+
+def lora_config(
+    rank: int = 4, alpha: float = 8, targets: str | Sequence[str] = ALL_MODULES, **options: Any
+) -> peft.LoraConfig:
+    """Configure an adapter; `options` are more of `peft.LoraConfig`."""
+    return peft.LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+        **options,
+    )
 
 
 def with_peft(model: PreTrainedModel, adapter: peft.LoraConfig | Path) -> peft.PeftModel:
@@ -166,10 +179,10 @@ def with_peft(model: PreTrainedModel, adapter: peft.LoraConfig | Path) -> peft.P
         return peft.get_peft_model(model, adapter)
 
 
-def randomise(adapted: torch.nn.Module, seed: int, strength: float) -> None:
-    """Fill A and B with random numbers: PEFT's own B is zero."""
+def randomise(adapted: torch.nn.Module, seed: int, strength: float, name: str = "default") -> None:
+    """Fill A and B of one adapter with random numbers: PEFT's own B is zero."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if "lora_" in name:
+        for path, parameter in adapted.named_parameters():
+            if "lora_" in path and f".{name}." in path:
                 parameter.copy_(torch.randn(parameter.shape, generator=draw) * strength)

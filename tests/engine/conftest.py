@@ -40,10 +40,10 @@ def work(tiny_base, decoder):
 def zoo(tiny_base, tiny_adapter):
     """Oracles of the tiny base's adapters of all kinds, by name."""
     made = enumerate(TINY_ZOO.items())
-    return {name: Oracle(tiny_base, tiny_adapter(seed, **how)) for seed, (name, how) in made}
+    return {name: Oracle.load(tiny_base, tiny_adapter(seed, **how)) for seed, (name, how) in made}
 
 
 @pytest.fixture(scope="session")
 def bare_oracle(tiny_base):
     """The tiny base without an adapter."""
-    return Oracle(tiny_base)
+    return Oracle.load(tiny_base)
