@@ -17,6 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from loradock.v1 import (
+    admin_service_pb2,
     alias_service_pb2,
     evaluation_service_pb2,
     inference_service_pb2,
@@ -25,6 +26,7 @@ from loradock.v1 import (
 )
 
 FILES = (
+    admin_service_pb2,
     registry_service_pb2,
     alias_service_pb2,
     evaluation_service_pb2,

@@ -229,6 +229,36 @@ def test_a_policy_that_can_not_be_read_is_a_usage_error(loradock, words):
     loradock("alias", "policy", "set", "a:production", *words, code=2)
 
 
+def test_gc_and_verify(loradock, as_json, task, real_server):
+    blobs = real_server.folder / "data" / "blobs"
+    (blobs / "staging" / "upload-broken").write_bytes(b"half")
+    as_json(sdk.Garbage, "gc", "--grace", "0", "--dry-run")
+    assert "upload-broken" in loradock("gc", "--grace", "0", "--dry-run").out
+    assert "upload-broken" not in loradock("gc").out
+    (taken,) = [
+        garbage
+        for garbage in as_json(sdk.Garbage, "gc", "--grace", "0s")
+        if garbage["name"] == "staging/upload-broken"
+    ]
+    assert (taken["kind"], taken["size_bytes"]) == ("unfinished", 4)
+    assert "0 things" in loradock("gc", "--grace", "0").err
+    loradock("gc", "--grace", "soon", code=2)
+
+    told = json.loads(loradock("verify", "--json").out)
+    assert set(told) == {"num_blobs", "size_bytes", "damages"}
+    assert told["num_blobs"] >= 4 and told["damages"] == []
+    digest = as_json(sdk.Version, "adapter", "show", f"{task}@2")["weights"]["digest"]
+    (path,) = blobs.rglob(digest.removeprefix("sha256:"))
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    shown = loradock("verify", code=7)
+    assert "corrupt" in shown.out and digest in shown.out and f"default/{task}@2" in shown.out
+    (damage,) = json.loads(loradock("verify", "--json", code=7).out)["damages"]
+    assert damage["kind"] == "corrupt"
+    path.write_bytes(content)
+    loradock("verify")
+
+
 def test_ask(loradock, as_json, task, real_server, monkeypatch, tmp_path):
     text = loradock("generate", "--adapter", task, "hi").out
     answer = as_json(sdk.Generation, "generate", "--adapter", task, "hi")

@@ -11,7 +11,7 @@ from loradock.cli.main import app, run
 
 ROOT = Path(__file__).parents[2]
 READ_ONLY = {"list", "show", "search", "history", "status", "check"}
-READ_ONLY |= {"generate", "classify", "score"}
+READ_ONLY |= {"generate", "classify", "score", "verify"}
 DESTRUCTIVE = {"adapter delete", "alias delete"}
 
 
@@ -44,7 +44,7 @@ def test_the_issues_commands_are_there():
         "base": "list",
     }
     wanted = {f"{noun} {verb}" for noun, verbs in nouns.items() for verb in verbs.split()}
-    assert wanted | {"generate", "classify", "score"} <= set(COMMANDS)
+    assert wanted | {"generate", "classify", "score", "gc", "verify"} <= set(COMMANDS)
 
 
 @pytest.mark.contract("C5")
@@ -138,5 +138,14 @@ def test_the_readmes_commands_parse():
 
 
 def test_commands_contain_no_try():
-    for name in ("adapter", "alias", "base", "inference", "lineage", "server"):
+    for name in (
+        "adapter",
+        "alias",
+        "base",
+        "housekeeping",
+        "inference",
+        "lineage",
+        "policy",
+        "server",
+    ):
         assert "try:" not in (ROOT / f"clients/loradock/cli/{name}.py").read_text(), name

@@ -2,13 +2,20 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from services import make_bucket
 from tiny_registry import digest
 
 from loradock.registry.errors import InvalidArgument, NotFound, StoreUnavailable
-from loradock.registry.stores import BlobStore, Capabilities, blob_key, open_store
+from loradock.registry.stores import (
+    BlobStore,
+    Capabilities,
+    StoredObject,
+    blob_key,
+    open_store,
+)
 from loradock.registry.stores.folder import FolderBlobStore
 from loradock.registry.stores.s3 import S3BlobStore, read_url
 
@@ -48,6 +55,38 @@ def test_what_was_put_is_read(store, content):
     assert store.size(digest(content)) == len(content)
     assert _get(store, content) == content
     assert not _put(store, content)
+
+
+def test_what_lies_there_is_listed_and_can_go(store):
+    assert list(store.list()) == []
+    for content in (SMALL, b"", b"more"):
+        _put(store, content)
+    listed = {found.digest: found for found in store.list()}
+    assert {name: found.size_bytes for name, found in listed.items()} == {
+        digest(SMALL): len(SMALL),
+        digest(b""): 0,
+        digest(b"more"): 4,
+    }
+    assert listed[digest(SMALL)].key == blob_key(digest(SMALL))
+    assert all(found.modified_at.tzinfo for found in listed.values())
+    for _ in range(2):  # again is harmless
+        store.delete(digest(SMALL))
+    assert {found.digest for found in store.list()} == {digest(b""), digest(b"more")}
+    assert store.size(digest(SMALL)) is None
+    assert _get(store, b"more") == b"more"
+
+
+def test_what_is_no_blob_has_no_digest():
+    at = datetime.now(UTC)
+    key = blob_key(digest(SMALL))
+    assert StoredObject(key, 1, at).digest == digest(SMALL)
+    for other in (
+        key[:-1],
+        key.replace("/sha256/", "/md5/"),
+        "staging/x",
+        key[:13] + "00" + key[15:],
+    ):
+        assert StoredObject(other, 1, at).digest is None
 
 
 def test_reading_begins_anywhere(store):

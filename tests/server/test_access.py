@@ -10,6 +10,7 @@ from served import reason_of, running
 
 from loradock.server.principal import Authenticator, Principal, Role
 from loradock.v1 import (
+    admin_service_pb2,
     alias_service_pb2,
     evaluation_service_pb2,
     inference_service_pb2,
@@ -18,6 +19,7 @@ from loradock.v1 import (
 )
 
 FILES = (
+    admin_service_pb2,
     registry_service_pb2,
     alias_service_pb2,
     evaluation_service_pb2,
@@ -40,7 +42,8 @@ ROLES = {
     Role.PROMOTE: "DeleteAdapter YankVersion UnyankVersion DeleteVersion SetAlias RollbackAlias "
     "DeleteAlias OverrideAlias",
     Role.INFER: "Generate StreamGenerate Score Classify CountTokens",
-    Role.OPERATE: "RegisterBaseModel LoadAdapter UnloadAdapter SetAliasPolicy",
+    Role.OPERATE: "RegisterBaseModel LoadAdapter UnloadAdapter SetAliasPolicy "
+    "CollectGarbage VerifyBlobs",
 }
 OF_NO_PROJECT = {
     *("RegisterBaseModel", "GetBaseModel", "ListBaseModels"),

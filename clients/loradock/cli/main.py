@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from loradock.cli import adapter, alias, base, evaluation, inference, lineage, server
+from loradock.cli import adapter, alias, base, evaluation, housekeeping, inference, lineage, server
 from loradock.cli.contributed import LoradockGroup
 from loradock.cli.session import Session
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 for noun in (adapter, alias, evaluation, lineage, server, base):
     app.add_typer(noun.app)
 inference.add_commands(app)
+housekeeping.add_commands(app)
 
 HELP = """\b
 Example:

@@ -12,6 +12,8 @@ from loradock.cli.refusal import CommandError
 if TYPE_CHECKING:
     from loradock.client import MetricFilter
 
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+
 
 def split_alias(text: str) -> tuple[str, str]:
     """Take `support-triage:production` apart."""
@@ -45,6 +47,16 @@ def dataset_digest(text: str) -> str:
     if not path.is_file():
         raise CommandError(f"there is no file {path}", "give the rows file, or sha256:<hex>")
     return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def seconds_of(text: str | None) -> float | None:
+    """Read `90`, `90s`, `30m`, `12h` or `7d`."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if not found:
+        raise CommandError(f"{text!r} is no time", "write it as 90s, 30m, 12h or 7d")
+    return float(found[1]) * _UNITS[found[2]]
 
 
 def metric_filter(text: str | None) -> MetricFilter | None:

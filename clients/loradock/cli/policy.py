@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loradock.cli.command import DryRunOption, JsonOption, ReasonOption, command, noun
-from loradock.cli.names import dataset_digest, split_alias, version_number
+from loradock.cli.names import dataset_digest, seconds_of, split_alias, version_number
 from loradock.cli.output import note, print_json, show_record, show_table
 from loradock.cli.refusal import PRECONDITION, CommandError
 from loradock.cli.session import connect
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 app = noun("policy", "Say what an alias demands of a version before it may point there.")
 
 AliasArgument = Annotated[str, typer.Argument(metavar="ADAPTER:ALIAS")]
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _REQUIRED = re.compile(r"([^:]+)(?::([^<>=]+)(?:(>=|<=)(-?[0-9.]+(?:e-?\d+)?))?)?")
 _NOT_WORSE = re.compile(r"([^:]+):([^=]+)=([0-9.]+(?:e-?\d+)?)(,lower)?")
 
@@ -147,16 +146,6 @@ def _pair(text: str) -> tuple[str, str]:
     if not suite or not sign or not rows:
         raise CommandError(f"{text!r} names no rows", "write it as held-out=rows.jsonl")
     return suite, rows
-
-
-def seconds_of(text: str | None) -> float | None:
-    """Read `90`, `90s`, `30m`, `12h` or `7d`."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
-    if not found:
-        raise CommandError(f"{text!r} is no time", "write it as 90s, 30m, 12h or 7d")
-    return float(found[1]) * _UNITS[found[2]]
 
 
 @command(app, "show", "alias policy show support-triage:production", gives="`AliasPolicy`")

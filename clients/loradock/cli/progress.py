@@ -45,3 +45,19 @@ def row_progress(what: str, num_rows: int) -> Iterator[Callable[[], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(what, total=num_rows)
         yield lambda: bars.advance(task)
+
+
+@contextmanager
+def count_progress(what: str) -> Iterator[Callable[[int], None]]:
+    """Show how many there were, of a number that nobody knows beforehand."""
+    if not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    text = TextColumn("{task.completed:.0f} {task.description}")
+    columns = (SpinnerColumn(), text, TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(what, total=None)
+        yield lambda count: bars.update(task, completed=count)

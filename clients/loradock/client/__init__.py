@@ -37,6 +37,13 @@ from loradock.client._errors import (
 )
 from loradock.client._sync.client import Client
 from loradock.client._sync.stream import TextStream
+from loradock.client._values.admin import (
+    Damage,
+    DamageKind,
+    Garbage,
+    GarbageKind,
+    Verification,
+)
 from loradock.client._values.evaluation import (
     Evaluation,
     LineageEdge,
@@ -119,6 +126,8 @@ __all__ = [
     "Classification",
     "Client",
     "ClientClosed",
+    "Damage",
+    "DamageKind",
     "DataLoss",
     "Dataset",
     "DeadlineExceeded",
@@ -127,6 +136,8 @@ __all__ = [
     "Evaluation",
     "FinishReason",
     "Following",
+    "Garbage",
+    "GarbageKind",
     "Generation",
     "InvalidRequest",
     "LabelProbability",
@@ -177,6 +188,7 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "Usage",
+    "Verification",
     "Version",
     "VersionState",
     "VersionYanked",

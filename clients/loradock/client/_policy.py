@@ -13,6 +13,8 @@ DEADLINES_S = {
     "LoadAdapter": 120.0,
     "PublishVersion": 120.0,
     "GetLineage": 60.0,
+    "CollectGarbage": 600.0,
+    "VerifyBlobs": 600.0,
 }
 SLOWEST_TRANSFER_BYTES_PER_S = 256 * 1024
 
@@ -32,6 +34,7 @@ IDEMPOTENT_METHODS = {
     ),
     "EvaluationService": ("RecordEvaluation", "GetEvaluation", "ListEvaluations", "GetLineage"),
     "InferenceService": ("Generate", "StreamGenerate", "Score", "Classify", "CountTokens"),
+    "AdminService": ("CollectGarbage", "VerifyBlobs"),
     "ServerService": ("GetServer", "ListServers", "LoadAdapter"),
 }
 

@@ -7,12 +7,18 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
 from loradock.registry.catalog.database import Database
-from loradock.registry.catalog.possessions import possessed, record_possession
+from loradock.registry.catalog.possessions import (
+    hold,
+    hold_possessed,
+    possessed,
+    record_possession,
+)
 from loradock.registry.errors import (
     DigestMismatch,
     InvalidArgument,
@@ -23,6 +29,7 @@ from loradock.registry.errors import (
 from loradock.registry.limits import Limits
 from loradock.registry.names import check_digest, check_name
 from loradock.registry.resources import BlobRef
+from loradock.registry.steps import reached
 from loradock.registry.stores import CHUNK_BYTES, BlobStore, Capabilities
 from loradock.registry.stores.folder import sync_folder
 
@@ -38,14 +45,17 @@ class Blobs:
         self._limits = limits
 
     def find_missing(self, project: str, refs: Sequence[BlobRef]) -> list[BlobRef]:
-        """Find which bytes this project still has to send, whatever others have sent."""
+        """Find which bytes this project still has to send, whatever others have sent.
+
+        What it has is held for a while, so that a publish can follow.
+        """
         check_name("project", project)
         if len(refs) > _MAX_ASKED:
             raise InvalidArgument("blobs", f"more than {_MAX_ASKED}")
         for ref in refs:
             self._check(ref)
-        with self._database.read() as c:
-            known = possessed(c, project, {ref.digest for ref in refs})
+        digests = {ref.digest for ref in refs}
+        known = self._database.write(lambda c: hold_possessed(c, project, digests), nudge=False)
         return [ref for ref in dict.fromkeys(refs) if known.get(ref.digest) != ref.size_bytes]
 
     def writer(self, project: str, ref: BlobRef) -> BlobWriter:
@@ -76,7 +86,7 @@ class Blobs:
     def fetch(self, digest: str, destination: Path) -> None:
         """Bring a blob to a file: verified, synced, and there at once or not at all."""
         check_digest("digest", digest)
-        with _local_errors(), _temporary_beside(destination) as (path, file):
+        with local_errors(), _temporary_beside(destination) as (path, file):
             sha256 = hashlib.sha256()
             for chunk in self._store.read(digest):
                 sha256.update(chunk)
@@ -113,7 +123,7 @@ class BlobWriter:
         self._path = Path()
 
     def __enter__(self) -> Self:
-        with _local_errors():
+        with local_errors():
             descriptor, name = tempfile.mkstemp(dir=self._store.staging, prefix="upload-")
             self._path, self._file = Path(name), os.fdopen(descriptor, "wb")
         return self
@@ -132,7 +142,7 @@ class BlobWriter:
         if self._num_bytes > self._ref.size_bytes:
             raise self._mismatch(f"more than {self._ref.size_bytes} bytes")
         self._sha256.update(chunk)
-        with _local_errors():
+        with local_errors():
             self._open.write(chunk)
 
     def commit(self) -> None:
@@ -140,11 +150,21 @@ class BlobWriter:
         found = "sha256:" + self._sha256.hexdigest()
         if self._num_bytes != self._ref.size_bytes or found != self._ref.digest:
             raise self._mismatch(f"{found} of {self._num_bytes} bytes")
-        with _local_errors():
+        with local_errors():
             self._open.close()
-        self._store.put(self._ref.digest, self._path)
-        self._database.write(lambda c: record_possession(c, self._project, self._ref), nudge=False)
+        reached("upload.verified")
+        self._keep()
         self.discard()
+
+    def _keep(self) -> None:
+        project, digest = self._project, self._ref.digest
+        born = put_held(self._database, self._store, self._ref, self._path)
+        recorded = self._database.write(
+            lambda c: record_possession(c, project, digest, born), nudge=False
+        )
+        if not recorded:
+            raise StoreUnavailable(f"{digest}: was collected as garbage meanwhile; send it again")
+        reached("upload.recorded")
 
     def discard(self) -> None:
         """Drop what was written; nothing if it was committed."""
@@ -164,6 +184,15 @@ class BlobWriter:
         return DigestMismatch(f"{self._ref.digest} of {self._ref.size_bytes} bytes", found)
 
 
+def put_held(database: Database, store: BlobStore, ref: BlobRef, file: Path) -> datetime:
+    """Put a file whose content was checked; what this gives proves that it was held all along."""
+    born = database.write(lambda c: hold(c, ref), nudge=False)
+    reached("blob.held")
+    store.put(ref.digest, file)
+    reached("blob.put")
+    return born
+
+
 def _check_digest(promised: str, hex_digits: str) -> None:
     if promised != f"sha256:{hex_digits}":
         raise DigestMismatch(promised, f"sha256:{hex_digits}")
@@ -181,7 +210,8 @@ def _temporary_beside(destination: Path) -> Iterator[tuple[Path, BinaryIO]]:
 
 
 @contextmanager
-def _local_errors() -> Iterator[None]:
+def local_errors() -> Iterator[None]:
+    """Tell what the local disk refuses as StoreUnavailable."""
     try:
         yield
     except OSError as error:

@@ -24,6 +24,11 @@ def check_name(kind: str, text: str) -> str:
     return text
 
 
+def is_digest(text: str) -> bool:
+    """Whether a text is a digest."""
+    return _DIGEST.fullmatch(text) is not None
+
+
 def check_digest(field: str, text: str) -> str:
     """Return the digest, or raise InvalidArgument."""
     if not isinstance(text, str) or not _DIGEST.fullmatch(text):

@@ -16,6 +16,8 @@ from loradock.registry.catalog.lineage import LineageReader
 from loradock.registry.catalog.policies import Policies
 from loradock.registry.catalog.reader import SqlCatalogReader
 from loradock.registry.catalog.schema import check_schema, upgrade
+from loradock.registry.garbage import Collector
+from loradock.registry.integrity import Integrity
 from loradock.registry.limits import Limits
 from loradock.registry.reader import CatalogReader
 from loradock.registry.stores import BlobStore, open_store
@@ -38,6 +40,8 @@ class Registry:
         self.lineage = LineageReader(database)
         self.fleet = Fleet(database)
         self.audit = Audit(database)
+        self.garbage = Collector(database, store)
+        self.integrity = Integrity(database, store)
         self.reader: CatalogReader = SqlCatalogReader(database, self.versions)
 
     def on_commit(self, callback: Callable[[], None]) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
 from loradock.registry.admission import Admission
-from loradock.registry.blobs import Blobs
+from loradock.registry.blobs import Blobs, local_errors, put_held
 from loradock.registry.catalog.bases import Bases
 from loradock.registry.catalog.database import Database
 from loradock.registry.catalog.publishing import (
     Candidate,
+    ManifestCollected,
     find_twin,
     find_unknown_parents,
     parent_problems,
@@ -22,7 +26,7 @@ from loradock.registry.catalog.publishing import (
 )
 from loradock.registry.catalog.requests import Request
 from loradock.registry.catalog.versions import VersionTable
-from loradock.registry.errors import BaseMismatch, NotFound, Problem
+from loradock.registry.errors import BaseMismatch, NotFound, Problem, StoreUnavailable
 from loradock.registry.limits import Limits
 from loradock.registry.manifest import (
     Manifest,
@@ -36,6 +40,7 @@ from loradock.registry.profile import check_lineage, check_profile
 from loradock.registry.resources import (
     BaseDigests,
     BaseModel,
+    BlobRef,
     Delta,
     Lineage,
     LoraModule,
@@ -43,7 +48,10 @@ from loradock.registry.resources import (
     Published,
     Version,
 )
+from loradock.registry.steps import reached
 from loradock.registry.stores import BlobStore
+
+_ATTEMPTS = 5
 
 
 class Versions(VersionTable):
@@ -97,9 +105,9 @@ class Versions(VersionTable):
         candidate = Candidate(
             project, adapter, digest, manifest, len(content), known_base, modules, by
         )
-        if not validate_only:
-            self._put_manifest(digest, content)
-        return self._commit(candidate, request, create_adapter, validate_only)
+        if validate_only:
+            return self._database.rehearse(self._committing(candidate, request, create_adapter))
+        return self._publish(candidate, content, request, create_adapter)
 
     def manifest(self, version: Version) -> bytes:
         """Give a version's canonical manifest, whose sha256 is the version's digest."""
@@ -123,8 +131,8 @@ class Versions(VersionTable):
     def _check_delta(self, project: str, delta: Delta) -> None:
         for field, ref in (("weights", delta.weights), ("config", delta.config)):
             check_digest(f"delta.{field}", ref.digest)
-            if self._blobs.ref(project, ref.digest) != ref:
-                raise NotFound("blob", f"{ref.digest} of {ref.size_bytes} bytes")
+        for ref in self._blobs.find_missing(project, [delta.weights, delta.config]):
+            raise NotFound("blob", f"{ref.digest} of {ref.size_bytes} bytes")
 
     def _twin(
         self, project: str, adapter: str, digest: str, request: Request
@@ -145,25 +153,44 @@ class Versions(VersionTable):
         admission = Admission(self._store.read, self._limits)
         return admission.admit(base, manifest.delta, problems)
 
-    def _put_manifest(self, digest: str, content: bytes) -> None:
-        with tempfile.NamedTemporaryFile(
-            dir=self._store.staging, prefix="manifest-", delete=False
-        ) as file:
-            file.write(content)
-        try:
-            self._store.put(digest, Path(file.name))
-        finally:
-            Path(file.name).unlink(missing_ok=True)
-
-    def _commit(
-        self, candidate: Candidate, request: Request, create_adapter: bool, validate_only: bool
+    def _publish(
+        self, candidate: Candidate, content: bytes, request: Request, create_adapter: bool
     ) -> Published:
+        reached("publish.admitted")
+        for _ in range(_ATTEMPTS):
+            born = self._put_manifest(candidate.digest, content)
+            reached("publish.manifest_put")
+            held = dataclasses.replace(candidate, manifest_born=born)
+            with suppress(ManifestCollected):
+                published = self._database.write(self._committing(held, request, create_adapter))
+                reached("publish.committed")
+                return published
+        raise StoreUnavailable(f"{candidate.digest}: was collected as garbage {_ATTEMPTS} times")
+
+    def _put_manifest(self, digest: str, content: bytes) -> datetime:
+        with (
+            local_errors(),
+            tempfile.NamedTemporaryFile(
+                dir=self._store.staging, prefix="manifest-", delete=False
+            ) as file,
+        ):
+            path = Path(file.name)
+            file.write(content)
+        reached("publish.manifest_staged")
+        try:
+            return put_held(self._database, self._store, BlobRef(digest, len(content)), path)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _committing(
+        self, candidate: Candidate, request: Request, create_adapter: bool
+    ) -> Callable[[Connection], Published]:
         def work(c: Connection) -> Published:
             row, created = publish(c, candidate, request, create_adapter=create_adapter)
+            reached("publish.written")
             return Published(self.read(c, row), created)
 
-        run = self._database.rehearse if validate_only else self._database.write
-        return run(work)
+        return work
 
 
 def _canonical(lineage: Lineage) -> Lineage:

@@ -14,6 +14,7 @@ from functools import partial
 
 from loradock.registry.limits import Limits
 from loradock.registry.registry import Registry, open_registry
+from loradock.server.admin_service import AdminService
 from loradock.server.alias_service import AliasService
 from loradock.server.blobs import BlobTransfers
 from loradock.server.config import Config
@@ -28,6 +29,7 @@ from loradock.server.registry_service import RegistryService
 from loradock.server.server_service import ServerService, limits_of
 from loradock.server.threads import Threads
 from loradock.v1 import (
+    admin_service_pb2_grpc,
     alias_service_pb2_grpc,
     evaluation_service_pb2_grpc,
     inference_service_pb2_grpc,
@@ -169,6 +171,10 @@ def _registry_services(registry: Registry, threads: Threads) -> dict[str, Regist
         "loradock.v1.RegistryService": partial(
             registry_service_pb2_grpc.add_RegistryServiceServicer_to_server,
             RegistryService(registry, threads, transfers),
+        ),
+        "loradock.v1.AdminService": partial(
+            admin_service_pb2_grpc.add_AdminServiceServicer_to_server,
+            AdminService(registry, threads),
         ),
         "loradock.v1.AliasService": partial(
             alias_service_pb2_grpc.add_AliasServiceServicer_to_server,

@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 
 from loradock.client._async.adapters import AsyncAdapters
+from loradock.client._async.admin import AsyncAdmin
 from loradock.client._async.aliases import AsyncAliases
 from loradock.client._async.bases import AsyncBases
 from loradock.client._async.calls import AsyncCalls, new_request_id
@@ -84,6 +85,7 @@ class AsyncClient:
         self.policies = AsyncPolicies(calls)
         self.evaluations = AsyncEvaluations(calls)
         self.server = AsyncServers(calls)
+        self.admin = AsyncAdmin(calls)
 
     async def __aenter__(self) -> Self:
         return self

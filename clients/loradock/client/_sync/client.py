@@ -17,6 +17,7 @@ from loradock.client._channel import (
     channel_options,
 )
 from loradock.client._sync.adapters import Adapters
+from loradock.client._sync.admin import Admin
 from loradock.client._sync.aliases import Aliases
 from loradock.client._sync.bases import Bases
 from loradock.client._sync.calls import Calls, new_request_id
@@ -84,6 +85,7 @@ class Client:
         self.policies = Policies(calls)
         self.evaluations = Evaluations(calls)
         self.server = Servers(calls)
+        self.admin = Admin(calls)
 
     def __enter__(self) -> Self:
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import Connection, insert, select, update
 
@@ -11,14 +12,14 @@ from loradock.registry.catalog.bases import id_of
 from loradock.registry.catalog.journal import Deed, record_change, record_deed
 from loradock.registry.catalog.lineage import Origin, record_lineage
 from loradock.registry.catalog.pages import AnyRow
-from loradock.registry.catalog.possessions import record_possession
+from loradock.registry.catalog.possessions import find_gone, record_possession
 from loradock.registry.catalog.requests import Request
 from loradock.registry.catalog.tables import adapters, versions
 from loradock.registry.catalog.types import now
 from loradock.registry.catalog.versions import all_versions, row_by_number
 from loradock.registry.errors import NotAdmitted, NotFound, Problem
 from loradock.registry.manifest import Manifest, lineage_to_json, profile_to_json
-from loradock.registry.resources import BaseModel, BlobRef, LoraModule, VersionState
+from loradock.registry.resources import BaseModel, LoraModule, VersionState
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,11 @@ class Candidate:
     base: BaseModel
     modules: tuple[LoraModule, ...]
     by: str
+    manifest_born: datetime | None = None  # of its held blob; None: a rehearsal puts no manifest
+
+
+class ManifestCollected(Exception):
+    """The hold on the manifest was too short: put it again."""
 
 
 def find_twin(c: Connection, project: str, adapter: str, digest: str) -> AnyRow | None:
@@ -94,15 +100,24 @@ def _insert(c: Connection, candidate: Candidate) -> AnyRow:
     parents = candidate.manifest.lineage.parents
     if gone := find_unknown_parents(c, project, parents, keep=True):
         raise NotAdmitted(parent_problems(gone))
+    _keep_blobs(c, candidate)
     adapter_id, number = _next_number(c, project, adapter)
     values = {**_row(c, candidate), "adapter_id": adapter_id, "number": number}
     c.execute(insert(versions).values(values))
     label, lineage = f"{adapter}@{number}", candidate.manifest.lineage
-    record_possession(c, project, BlobRef(digest, candidate.manifest_size))
     record_lineage(c, Origin(project, digest, label, candidate.base, lineage))
     record_change(c, "version", project, adapter, digest)
     record_deed(c, Deed(project, candidate.by, "version.publish", label, "", {"digest": digest}))
     return row_by_number(c, project, adapter, number)
+
+
+def _keep_blobs(c: Connection, candidate: Candidate) -> None:
+    """Make sure that what the version is made of is there, and stays to the commit."""
+    delta, born = candidate.manifest.delta, candidate.manifest_born
+    for gone in find_gone(c, candidate.project, (delta.weights, delta.config)):
+        raise NotFound("blob", f"{gone.digest} of {gone.size_bytes} bytes")
+    if born and not record_possession(c, candidate.project, candidate.digest, born):
+        raise ManifestCollected
 
 
 def _next_number(c: Connection, project: str, adapter: str) -> tuple[int, int]:

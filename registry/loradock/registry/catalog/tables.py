@@ -113,6 +113,8 @@ versions = Table(
     UniqueConstraint("adapter_id", "number"),
     Index(None, "digest"),
     Index(None, "base_id"),
+    Index(None, "weights_digest"),
+    Index(None, "config_digest"),
 )
 # The same content is one version of an adapter, unless it was deleted in between.
 Index(
@@ -224,6 +226,7 @@ blobs = Table(
     Column("digest", DIGEST, primary_key=True),
     Column("size_bytes", BigInteger, nullable=False),
     Column("created_at", Moment, nullable=False),
+    Column("held_at", Moment),  # when somebody last sent it, or was about to refer to it
 )
 
 # Who has sent a blob's bytes. Others have to send them too: a digest alone proves nothing.

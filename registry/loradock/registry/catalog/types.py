@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Dialect, Table, Text
+from sqlalchemy import BigInteger, Connection, Dialect, Row, Table, Text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import TypeDecorator
 
@@ -45,6 +46,17 @@ class Json(TypeDecorator[object]):
 def now() -> datetime:
     """Read the catalog's clock."""
     return datetime.now(UTC)
+
+
+def upsert(
+    connection: Connection, table: Table, row: Mapping[str, object], change: Mapping[str, object]
+) -> Row[Any]:
+    """Insert a row, or change the one with its key, whatever others do meanwhile; give it."""
+    engine = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = engine.insert(table).values(row)
+    key = list(table.primary_key.columns)
+    statement = statement.on_conflict_do_update(index_elements=key, set_=dict(change))
+    return connection.execute(statement.returning(*table.columns)).one()
 
 
 def insert_new(connection: Connection, table: Table, row: Mapping[str, object]) -> bool:

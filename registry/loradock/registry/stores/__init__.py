@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from loradock.registry.errors import InvalidArgument
+from loradock.registry.names import is_digest
 
 CHUNK_BYTES = 1 << 20
 
@@ -20,6 +22,22 @@ class Capabilities:
     conditional_put: bool  # a second write of a key is refused, not silently done
     conditional_multipart: bool
     verifies_checksums: bool  # a write with a wrong sha256 is refused
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """Something that lies in a store."""
+
+    key: str  # "blobs/sha256/ab/…", "staging/upload-…"
+    size_bytes: int
+    modified_at: datetime
+    upload_id: str = ""  # of a multipart upload
+
+    @property
+    def digest(self) -> str | None:
+        """The digest that the key stands for; None if no blob would lie here."""
+        digest = "sha256:" + self.key.rpartition("/")[2]
+        return digest if is_digest(digest) and blob_key(digest) == self.key else None
 
 
 class BlobStore(Protocol):
@@ -43,6 +61,18 @@ class BlobStore(Protocol):
         self, digest: str, *, offset: int = 0, chunk_bytes: int = CHUNK_BYTES
     ) -> Iterator[bytes]:
         """Stream a blob; NotFound or StoreUnavailable before the first chunk if it can't be."""
+
+    def delete(self, digest: str) -> None:
+        """Take a blob away; nothing if it isn't there. The caller knows that nobody needs it."""
+
+    def list(self) -> Iterator[StoredObject]:
+        """List what lies where blobs lie, by key; also what is no blob."""
+
+    def leftovers(self, before: datetime) -> Iterator[StoredObject]:
+        """List writes that were begun, not touched since, and never ended."""
+
+    def discard(self, leftover: StoredObject) -> None:
+        """Take a leftover away; nothing if it isn't there."""
 
     def probe(self) -> Capabilities:
         """Find out what the store can do; the first answer is kept."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from loradock.registry.errors import NotFound, StoreUnavailable
-from loradock.registry.stores import CHUNK_BYTES, Capabilities, blob_key
+from loradock.registry.stores import CHUNK_BYTES, Capabilities, StoredObject, blob_key
 
 
 class FolderBlobStore:
@@ -56,6 +57,25 @@ class FolderBlobStore:
                 raise NotFound("blob", digest) from None
         return _chunks(file, digest, offset, chunk_bytes)
 
+    def delete(self, digest: str) -> None:
+        path = self._path(digest)
+        with _store_errors(digest):
+            path.unlink(missing_ok=True)
+            if path.parent.exists():
+                sync_folder(path.parent)
+
+    def list(self) -> Iterator[StoredObject]:
+        yield from self._files(self._root / "blobs")
+
+    def leftovers(self, before: datetime) -> Iterator[StoredObject]:
+        for found in self._files(self._staging):
+            if found.modified_at < before:
+                yield found
+
+    def discard(self, leftover: StoredObject) -> None:
+        with _store_errors(leftover.key):
+            (self._root / leftover.key).unlink(missing_ok=True)
+
     def probe(self) -> Capabilities:
         return Capabilities(
             conditional_put=True, conditional_multipart=True, verifies_checksums=False
@@ -63,6 +83,29 @@ class FolderBlobStore:
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def _files(self, folder: Path) -> Iterator[StoredObject]:
+        """Walk a folder, one subfolder at a time; links are told, and not followed."""
+        with _store_errors(folder.name):
+            try:
+                entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            except FileNotFoundError:
+                return
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._files(Path(entry.path))
+                continue
+            if (found := self._object(entry)) is not None:
+                yield found
+
+    def _object(self, entry: os.DirEntry[str]) -> StoredObject | None:
+        with _store_errors(entry.name):
+            try:
+                about = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                return None  # it went between the listing and the look
+        key = Path(entry.path).relative_to(self._root).as_posix()
+        return StoredObject(key, about.st_size, datetime.fromtimestamp(about.st_mtime, UTC))
 
     def _path(self, digest: str) -> Path:
         return self._root / blob_key(digest)

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -22,7 +23,7 @@ from botocore.response import StreamingBody
 from urllib3.exceptions import HTTPError
 
 from loradock.registry.errors import InvalidArgument, NotFound, StoreUnavailable
-from loradock.registry.stores import CHUNK_BYTES, Capabilities, blob_key
+from loradock.registry.stores import CHUNK_BYTES, Capabilities, StoredObject, blob_key
 from loradock.registry.stores.probe import probe
 
 if TYPE_CHECKING:
@@ -138,6 +139,37 @@ class S3BlobStore:
             )
         return _chunks(answer["Body"], digest, chunk_bytes)
 
+    def delete(self, digest: str) -> None:
+        with _store_errors(digest):
+            self._client.delete_object(Bucket=self._bucket, Key=self._key(digest))
+
+    def list(self) -> Iterator[StoredObject]:
+        where = {"Bucket": self._bucket, "Prefix": f"{self._prefix}blobs/"}
+        for page in self._pages("list_objects_v2", where):
+            for found in page.get("Contents", ()):
+                key = found["Key"].removeprefix(self._prefix)
+                yield StoredObject(key, found["Size"], found["LastModified"])
+
+    def leftovers(self, before: datetime) -> Iterator[StoredObject]:
+        where = {"Bucket": self._bucket, "Prefix": self._prefix}
+        for page in self._pages("list_multipart_uploads", where):
+            for found in page.get("Uploads", ()):
+                if found["Initiated"] < before:
+                    key = found["Key"].removeprefix(self._prefix)
+                    yield StoredObject(key, 0, found["Initiated"], found["UploadId"])
+
+    def discard(self, leftover: StoredObject) -> None:
+        with _store_errors(leftover.key):
+            try:
+                self._client.abort_multipart_upload(
+                    Bucket=self._bucket,
+                    Key=self._prefix + leftover.key,
+                    UploadId=leftover.upload_id,
+                )
+            except ClientError as error:
+                if _code(error) not in _ABSENT | {"NoSuchUpload"}:
+                    raise
+
     def probe(self) -> Capabilities:
         if self._capabilities is None:
             with _store_errors("probe"):
@@ -155,6 +187,18 @@ class S3BlobStore:
     @property
     def _prefix(self) -> str:
         return f"{self._location.prefix}/" if self._location.prefix else ""
+
+    def _pages(self, operation: Any, where: _Arguments) -> Iterator[Any]:  # noqa: ANN401
+        """Give an answer's pages, each fetched under the store's own errors."""
+        with _store_errors(operation):
+            pages = iter(self._client.get_paginator(operation).paginate(**where))
+        while True:
+            with _store_errors(operation):
+                try:
+                    found = next(pages)
+                except StopIteration:
+                    return
+            yield found
 
     def _key(self, digest: str) -> str:
         return self._prefix + blob_key(digest)

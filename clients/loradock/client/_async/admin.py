@@ -1,0 +1,50 @@
+"""Looking after what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from loradock.client._async.calls import AsyncCalls
+from loradock.client._names import project_name
+from loradock.client._policy import deadline_s
+from loradock.client._values.admin import Garbage, Verification
+from loradock.client._wire.admin import garbage_of, verification_of
+from loradock.client._wire.scalars import duration
+from loradock.v1 import admin_service_pb2 as wire
+from loradock.v1.admin_service_pb2_grpc import AdminServiceStub
+
+
+class AsyncAdmin:
+    """Garbage collection and verification. Needs the role that operates servers."""
+
+    def __init__(self, calls: AsyncCalls) -> None:
+        self._calls = calls
+        self._stub = AdminServiceStub(calls.channel)
+
+    async def collect_garbage(
+        self, *, grace_s: float | None = None, dry_run: bool = False
+    ) -> AsyncIterator[Garbage]:
+        """Take away what has been garbage for longer than `grace_s` (a day), and give it.
+
+        With `dry_run` nothing is taken. What is not read to its end is not collected to its end.
+        """
+        request = wire.CollectGarbageRequest(
+            parent=project_name(self._calls.project),
+            grace=None if grace_s is None else duration(grace_s),
+            validate_only=dry_run,
+        )
+        answers = self._calls.download(
+            self._stub.CollectGarbage, request, timeout_s=deadline_s("CollectGarbage")
+        )
+        async for answer in answers:
+            for garbage in answer.garbage:
+                yield garbage_of(garbage)
+
+    async def verify(self) -> AsyncIterator[Verification]:
+        """Read every stored byte again; tell again and again how far it is, and what it found."""
+        request = wire.VerifyBlobsRequest(parent=project_name(self._calls.project))
+        answers = self._calls.download(
+            self._stub.VerifyBlobs, request, timeout_s=deadline_s("VerifyBlobs")
+        )
+        async for answer in answers:
+            yield verification_of(answer)
