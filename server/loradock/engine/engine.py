@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_STEP_TOKENS = 256
 NOT_FINITE = "the model's output is not a number"
+STEP_FAILED = "the step failed; the server's log says why"
 
 
 class BuiltinEngine:
@@ -64,9 +65,7 @@ class BuiltinEngine:
             torch.set_num_threads(threads)
         self._eos = _eos_tokens(base.model)
         self._device, self._dtype = base.model.device, base.model.dtype
-        self.decoder = choose_decoder(
-            base, max_rows=max_rows, kv_tokens=kv_tokens, decoder=decoder
-        )
+        self.decoder = choose_decoder(base, max_rows=max_rows, kv_tokens=kv_tokens, decoder=decoder)
         log.info("the base is packed", extra={"facts": {"how": self.decoder.description}})
         self._base = base.info
         self._pool = BlockPool(self.decoder.num_blocks)
@@ -146,11 +145,12 @@ class BuiltinEngine:
         """Step until closed. Runs on the engine's thread, the only one that computes."""
         with torch.inference_mode():
             while not self._is_closing:
-                events = [*self._take_in(), *self.step()]
+                events = [*self._take_in(), *self._step_or_fail()]
                 self._state = self._snapshot()
                 if events:
                     sink(events)
-        sink([self._end(row, Finish.CANCELLED) for row in self._all_rows()])
+        last = self._take_in()
+        sink([*last, *(self._end(row, Finish.CANCELLED) for row in self._all_rows())])
 
     def _take_in(self) -> list[RowEvent]:
         """Wait for something to do, and take in what was told."""
@@ -167,6 +167,14 @@ class BuiltinEngine:
         row = self._scheduler.find(what)
         if row is not None:
             yield self._end(row, Finish.CANCELLED)
+
+    def _step_or_fail(self) -> list[RowEvent]:
+        """Step; if that can't be done at all, tell every row so, and go on with the next ones."""
+        try:
+            return self.step()
+        except Exception:
+            log.exception("a step failed as a whole")
+            return [self._end(row, Finish.FAILED, STEP_FAILED) for row in self._all_rows()]
 
     def step(self) -> list[RowEvent]:
         """Admit, plan, compute, and give every row what the step did for it."""
@@ -186,12 +194,11 @@ class BuiltinEngine:
         try:
             batch = Batch(chunks, self._resident, self._device)
             logits = self.decoder.forward(batch)
-        except Exception as error:
+        except Exception:
             if len(chunks) > 1:
                 return [event for chunk in chunks for event in self._compute([chunk])]
             log.exception("a row failed", extra={"facts": {"row": chunks[0].row.name}})
-            reason = f"the step failed: {type(error).__name__}"
-            return [self._end(chunks[0].row, Finish.FAILED, reason)]
+            return [self._end(chunks[0].row, Finish.FAILED, STEP_FAILED)]
         return self._advance([span.chunk for span in batch.spans], logits)
 
     def _advance(self, chunks: Sequence[Chunk], logits: Tensor) -> list[RowEvent]:
@@ -265,9 +272,6 @@ class BuiltinEngine:
         )
 
     def _all_rows(self) -> list[Row]:
-        told = [row for row in self._inbox if isinstance(row, Row)]
-        for row in told:
-            self._scheduler.add(row)
         return [*self._scheduler.running, *self._scheduler.waiting]
 
     def _snapshot(self) -> EngineState:

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GgufConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
@@ -178,19 +184,32 @@ def _info(
     precision: str,
 ) -> BaseInfo:
     config = model.config.get_text_config()
-    context_length = getattr(config, "max_position_embeddings", None)
-    if context_length is None:
-        raise BaseError(f"{name}: its config says no context length (max_position_embeddings)")
     return BaseInfo(
         name=name,
         fingerprint=digests,
         architecture=type(model).__name__,
         modules=dict(_linear_modules(model)),
-        context_length=context_length,
+        context_length=_context_length(name, config),
         vocab_size=config.vocab_size,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         profile=f"{device}/{precision}",
     )
+
+
+def _context_length(name: str, config: PreTrainedConfig) -> int:
+    """Give the tokens that a text may have.
+
+    LongRoPE turns all positions of a batch otherwise as soon as one text is longer than the base
+    was first made for, which would let one row change another's tokens: it stays below that.
+    """
+    length = getattr(config, "max_position_embeddings", None)
+    if length is None:
+        raise BaseError(f"{name}: its config says no context length (max_position_embeddings)")
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        first = rope.get("original_max_position_embeddings")
+        length = min(length, first or getattr(config, "original_max_position_embeddings", length))
+    return int(length)
 
 
 def _linear_modules(model: PreTrainedModel) -> Iterator[tuple[str, LinearShape]]:
