@@ -153,8 +153,6 @@ def refuse_unknown(model: LlamaLike) -> None:
         raise NotUnderstood(f"{name} is not among {', '.join(FAMILIES)}")
     if config.hidden_act != "silu":
         raise NotUnderstood(f"its activation is {config.hidden_act}")
-    everywhere = getattr(config, "sliding_window", None)  # unless a layer says otherwise
-    layers = [layer.self_attn for layer in model.model.layers]
     window = getattr(config, "sliding_window", None)
     if window is not None and window < config.max_position_embeddings:
         raise NotUnderstood(f"it has sliding windows of {window} tokens")
