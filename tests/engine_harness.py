@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from loradock.engine.cpu.library import NoKernels, load_kernels
 from loradock.engine.engine import BuiltinEngine
 from loradock.engine.loading import load_base
 from loradock.engine.protocol import (
@@ -164,6 +167,16 @@ class AtWork:
                 later.append((row, num_tokens, action))
         self._actions = later
         return due
+
+
+def usable_decoder(name: str) -> str:
+    """Give a decoder's name, or skip the test: a machine without a C compiler has no kernels."""
+    if name == "cpu":
+        try:
+            load_kernels()
+        except NoKernels as reason:
+            pytest.skip(str(reason))
+    return name
 
 
 @contextmanager

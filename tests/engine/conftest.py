@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from engine_harness import at_work
+from engine_harness import at_work, usable_decoder
 from engine_oracle import Oracle
 from engine_zoo import TINY_ZOO
-
-from loradock.engine.cpu.library import NoKernels, load_kernels
 
 
 @pytest.fixture(autouse=True)
@@ -20,13 +18,8 @@ def one_thread():
 
 @pytest.fixture(scope="module", params=["modules", "cpu"])
 def decoder(request):
-    """The name of a decoder; a machine without a C compiler has but one."""
-    if request.param == "cpu":
-        try:
-            load_kernels()
-        except NoKernels as reason:
-            pytest.skip(str(reason))
-    return request.param
+    """The name of a decoder; what a test proves holds for each."""
+    return usable_decoder(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -150,7 +150,9 @@ class BuiltinEngine:
                 if events:
                     sink(events)
         last = self._take_in()
-        sink([*last, *(self._end(row, Finish.CANCELLED) for row in self._all_rows())])
+        last += [self._end(row, Finish.CANCELLED) for row in self._all_rows()]
+        self._state = self._snapshot()
+        sink(last)
 
     def _take_in(self) -> list[RowEvent]:
         """Wait for something to do, and take in what was told."""

@@ -1,0 +1,214 @@
+"""Each family of bases runs in mixed batches as it does under transformers and PEFT.
+
+The models are tiny and random; where a family has sliding windows or caps on scores, they are short
+and low enough to change what comes out, which a test of its own makes sure of.
+"""
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from engine_harness import at_work, usable_decoder
+from engine_oracle import Oracle, loaded
+from engine_zoo import ALL_LINEAR
+from tiny_base import EOS, VOCAB_SIZE, TinyAdapters, make_tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from loradock.engine.engine import BuiltinEngine
+from loradock.engine.errors import BaseError
+from loradock.engine.loading import load_base
+from loradock.engine.protocol import Finish
+
+WINDOW = 12
+NUM_TOKENS = 40
+MIN_REFUSED = 0.3  # the share of an adapter's tokens that the base would clearly not choose
+SIZES = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.3,
+    "bos_token_id": EOS,
+    "eos_token_id": EOS,
+    "pad_token_id": EOS,
+    "tie_word_embeddings": False,
+}
+FUSED = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+NEOX = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
+GPT2 = ("c_attn", "c_proj", "c_fc")
+# The config, and the linear modules of a layer.
+FAMILIES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "llama": ({}, ALL_LINEAR),
+    "llama3 rope": (
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 100.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 32,
+            },
+            "attention_bias": True,
+            "mlp_bias": True,
+        },
+        ALL_LINEAR,
+    ),
+    "mistral": ({"sliding_window": None}, ALL_LINEAR),
+    "mistral, windows": ({"sliding_window": WINDOW}, ALL_LINEAR),
+    "qwen2": ({}, ALL_LINEAR),
+    "qwen2, windows": (
+        {
+            "use_sliding_window": True,
+            "sliding_window": WINDOW,
+            "layer_types": ["full_attention", "sliding_attention"],
+        },
+        ALL_LINEAR,
+    ),
+    "qwen3": ({}, ALL_LINEAR),
+    "gemma2": (
+        {
+            "sliding_window": WINDOW,
+            "attn_logit_softcapping": 1.0,
+            "final_logit_softcapping": 20.0,
+            "query_pre_attn_scalar": 16,
+            "initializer_range": 0.1,
+        },
+        ALL_LINEAR,
+    ),
+    "gemma3_text": (
+        {
+            "sliding_window": WINDOW,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "query_pre_attn_scalar": 16,
+            "initializer_range": 0.1,
+        },
+        ALL_LINEAR,
+    ),
+    "phi3": ({"partial_rotary_factor": 0.5, "sliding_window": WINDOW}, FUSED),
+    "gpt_neox": ({"rotary_pct": 0.25}, NEOX),
+    "gpt2": ({"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}, GPT2),
+}
+FOR_THE_CPU = ("llama", "llama3 rope", "mistral", "qwen2", "qwen3")
+CASES = [(name, "modules") for name in FAMILIES] + [(name, "cpu") for name in FOR_THE_CPU]
+NO_WINDOW = {"sliding_window": 256}
+# What must change a family's output when it is taken away.
+BINDING = [
+    *((family, NO_WINDOW) for family in ("mistral, windows", "qwen2, windows", "gemma2")),
+    *((family, NO_WINDOW) for family in ("gemma3_text", "phi3")),
+    ("gemma2", {"attn_logit_softcapping": None}),
+    ("gemma2", {"final_logit_softcapping": None}),
+    ("llama3 rope", {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}),
+]
+PROMPTS = [
+    random.Random(length).choices(range(3, VOCAB_SIZE), k=length) for length in (1, 5, 19, 40, 77)
+]
+
+
+def make_base(folder, family):
+    """Write a tiny random base; norms and biases are random too, so that none can be left out."""
+    settings, _ = FAMILIES[family]
+    model_type = family.split()[0].strip(",").replace("llama3", "llama")
+    config = AutoConfig.for_model(model_type, **(SIZES | settings))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.data += torch.randn_like(parameter) * 0.1
+        head = model.get_output_embeddings().weight.data
+        head *= 0.4 / head.std()
+    model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=CASES, ids=" by ".join)
+def case(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def family(case):
+    return case[0]
+
+
+@pytest.fixture(scope="module")
+def decoder(case):
+    return usable_decoder(case[1])
+
+
+@pytest.fixture(scope="module")
+def base(family, tmp_path_factory):
+    return make_base(tmp_path_factory.mktemp("families") / "base", family)
+
+
+@pytest.fixture(scope="module")
+def oracles(base, family, tmp_path_factory):
+    """The bare base, and adapters of all its linear modules, of two and of its head."""
+    _, modules = FAMILIES[family]
+    make = TinyAdapters(base, tmp_path_factory.mktemp("families"))
+    targets = [modules, modules[:1], modules[-1:], (*modules, head_of(base))]
+    made = [
+        make(seed, rank=3 + 5 * seed, alpha=10 + 10 * seed, targets=names, strength=0.25)
+        for seed, names in enumerate(targets)
+    ]
+    return [Oracle.load(base), *(Oracle.load(base, folder) for folder in made)]
+
+
+def head_of(base):
+    model = loaded(base)
+    return next(n for n, m in model.named_modules() if m is model.get_output_embeddings())
+
+
+def test_s1_s2_mixed_batches_say_what_peft_does(base, family, oracles, decoder):
+    with at_work(base, decoder, step_tokens=16) as work:
+        for oracle in oracles[1:]:
+            work.engine.make_resident(oracle.source)
+        asked = [(oracle, prompt) for prompt in PROMPTS for oracle in oracles]
+        rows = [work.ask(prompt, oracle.digest, max_tokens=NUM_TOKENS) for oracle, prompt in asked]
+        results = work.results(rows)
+        for (oracle, prompt), result in zip(asked, results, strict=True):
+            assert (result.finish, len(result.tokens)) == (Finish.LENGTH, NUM_TOKENS)
+            oracle.assert_greedy(prompt, result.tokens)
+            alone = work.generate(prompt, oracle.digest, max_tokens=8, salt="alone")
+            oracle.assert_same(prompt, result.tokens[:8], alone.tokens)
+            refused = oracles[0].share_refused(prompt, result.tokens)
+            assert refused == 0 if oracle is oracles[0] else refused > MIN_REFUSED
+
+
+def test_scores_of_tries_equal_the_oracles(base, family, oracles, decoder):
+    """Positions of a trie's nodes are those in their texts, for windows too."""
+    texts = [PROMPTS[2][:n] + PROMPTS[3][:m] for n, m in ((1, 0), (3, 5), (3, 9), (15, 20))]
+    with at_work(base, decoder) as work:
+        for oracle in oracles[:2]:
+            if oracle.folder is not None:
+                work.engine.make_resident(oracle.source)
+            for prompt in PROMPTS[1:4]:
+                result = work.score(prompt, texts, oracle.digest)
+                for text, scores in zip(texts, result.scores, strict=True):
+                    assert scores == pytest.approx(oracle.logprobs(prompt, text), abs=2e-3)
+
+
+@pytest.mark.parametrize(("family", "without"), BINDING, ids=str)
+def test_windows_and_caps_change_what_comes_out(family, without, tmp_path):
+    """Or the tests above would prove nothing of them."""
+    base = make_base(tmp_path / "base", family)
+    bare = Oracle(AutoModelForCausalLM.from_pretrained(base, **without).eval())
+    difference = Oracle.load(base).logits(PROMPTS[-1]) - bare.logits(PROMPTS[-1])
+    assert difference.abs().max() > 0.5
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in FOR_THE_CPU])
+def test_the_kernels_refuse_what_they_do_not_know_and_the_modules_run_it(family, tmp_path, caplog):
+    base = make_base(tmp_path / "base", family)
+    with pytest.raises(BaseError, match="the kernels for CPUs can't run this base: "):
+        BuiltinEngine(load_base(base, "base"), max_rows=1, decoder="cpu")
+    engine = BuiltinEngine(load_base(base, "base"), max_rows=1, decoder="auto")
+    assert engine.decoder.description.endswith("through its own modules")
+    assert "the base runs through its own modules" in caplog.text
