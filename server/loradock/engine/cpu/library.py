@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -135,7 +136,7 @@ class Step(Structure):
 @functools.cache
 def load_kernels() -> ctypes.CDLL:
     """Give the kernels, built if need be. Raises `NoKernels`."""
-    library = _built(_cache_folder())
+    library = build_kernels(_cache_folder())
     _share_thread_pool()
     try:
         kernels = ctypes.CDLL(str(library))
@@ -150,14 +151,17 @@ def load_kernels() -> ctypes.CDLL:
     return kernels
 
 
-def _built(folder: Path) -> Path:
-    """Compile into a file named for what it was made of; never rewrite one that is there."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+def build_kernels(folder: Path) -> Path:
+    """Compile into a file in `folder`, named for what it was made of, unless it is there.
+
+    Any number of processes may do so at once. Raises `NoKernels`.
+    """
+    compiler = shlex.split(os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or "")
     identity = (SOURCE.read_bytes(), repr((compiler, FLAGS, _processor())).encode())
     library = folder / f"{hashlib.sha256(b'|'.join(identity)).hexdigest()[:32]}.so"
     if library.exists():
         return library
-    if compiler is None:
+    if not compiler:
         raise NoKernels("there is no C compiler (cc)")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".building-") as scratch:
@@ -166,19 +170,19 @@ def _built(folder: Path) -> Path:
     return library
 
 
-def _compile(compiler: str, scratch: Path) -> Path:
+def _compile(compiler: list[str], scratch: Path) -> Path:
     """Compile, then link without an OpenMP library: torch's own is to be used, see below."""
     compiled, made = scratch / "kernels.o", scratch / "kernels.so"
     for command in (
-        [compiler, *FLAGS, "-c", str(SOURCE), "-o", str(compiled)],
-        [compiler, "-shared", str(compiled), "-o", str(made), "-lm"],
+        [*compiler, *FLAGS, "-c", str(SOURCE), "-o", str(compiled)],
+        [*compiler, "-shared", str(compiled), "-o", str(made), "-lm"],
     ):
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S)
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise NoKernels(f"{compiler} could not be run: {error}") from error
+            raise NoKernels(f"{compiler[0]} could not be run: {error}") from error
         if done.returncode:
-            raise NoKernels(f"{compiler} failed: {done.stderr.strip()[-500:]}")
+            raise NoKernels(f"{compiler[0]} failed: {done.stderr.strip()[-500:]}")
     return made
 
 
