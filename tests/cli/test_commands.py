@@ -259,6 +259,25 @@ def test_gc_and_verify(loradock, as_json, task, real_server):
     loradock("verify")
 
 
+def test_audit(loradock, as_json, task):
+    alias = f"{task}:production"
+    loradock("alias", "set", alias, "2", "--reason", "for the audit")
+    event = as_json(sdk.AuditEvent, "audit", "list", "--limit", "1")[0]
+    assert (event["action"], event["resource"]) == ("alias.set", alias)
+    assert (event["reason"], event["project"]) == ("for the audit", "default")
+    assert "for the audit" in loradock("audit", "list", "--limit", "3").out
+    head = loradock("audit", "verify").out.strip()
+    assert head == f"{event['sequence']}:{event['hash']}"
+    loradock("alias", "rollback", alias)
+    report = as_json(sdk.AuditReport, "audit", "verify", "--head", head)
+    assert (report["num_events"], report["breaks"]) == (event["sequence"] + 1, [])
+    other = f"{event['sequence']}:sha256:{'0' * 64}"
+    assert "rewritten" in loradock("audit", "verify", "--head", other, code=7).out
+    later = f"{event['sequence'] + 99}:sha256:{'0' * 64}"
+    assert "missing" in loradock("audit", "verify", "--head", later, code=7).err
+    loradock("audit", "verify", "--head", "yesterday", code=2)
+
+
 def test_ask(loradock, as_json, task, real_server, monkeypatch, tmp_path):
     text = loradock("generate", "--adapter", task, "hi").out
     answer = as_json(sdk.Generation, "generate", "--adapter", task, "hi")

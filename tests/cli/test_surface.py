@@ -42,6 +42,7 @@ def test_the_issues_commands_are_there():
         "lineage": "show",
         "server": "status list load unload override",
         "base": "list",
+        "audit": "list verify",
     }
     wanted = {f"{noun} {verb}" for noun, verbs in nouns.items() for verb in verbs.split()}
     assert wanted | {"generate", "classify", "score", "gc", "verify"} <= set(COMMANDS)
@@ -141,6 +142,7 @@ def test_commands_contain_no_try():
     for name in (
         "adapter",
         "alias",
+        "audit",
         "base",
         "housekeeping",
         "inference",

@@ -7,6 +7,7 @@ import grpc
 import pytest
 
 from loradock.client import (
+    AuditHead,
     BaseDigests,
     Client,
     LoradockError,
@@ -69,6 +70,8 @@ def call_everything(client, folder):
         lambda: list(client.evaluations.list()),
         lambda: list(client.admin.collect_garbage()),
         lambda: list(client.admin.verify()),
+        lambda: list(client.admin.audit_events()),
+        lambda: client.admin.verify_audit(AuditHead(1, "sha256:6")),
         lambda: client.server.status(),
         lambda: list(client.server.list()),
         lambda: client.server.load("a"),

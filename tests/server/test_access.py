@@ -36,14 +36,14 @@ ROLES = {
     Role.VIEW: "GetBaseModel ListBaseModels GetAdapter ListAdapters DownloadBlob GetVersion "
     "ResolveVersion ListVersions SearchVersions GetAlias ListAliases ListAliasHistory "
     "GetAliasPolicy CheckAliasPolicy GetEvaluation ListEvaluations GetLineage GetServer "
-    "ListServers",
+    "ListServers ListAuditEvents",
     Role.PUBLISH: "CreateAdapter UpdateAdapter FindMissingBlobs UploadBlob PublishVersion "
     "RecordEvaluation",
     Role.PROMOTE: "DeleteAdapter YankVersion UnyankVersion DeleteVersion SetAlias RollbackAlias "
     "DeleteAlias OverrideAlias",
     Role.INFER: "Generate StreamGenerate Score Classify CountTokens",
     Role.OPERATE: "RegisterBaseModel LoadAdapter UnloadAdapter SetAliasPolicy "
-    "CollectGarbage VerifyBlobs",
+    "CollectGarbage VerifyBlobs VerifyAudit",
 }
 OF_NO_PROJECT = {
     *("RegisterBaseModel", "GetBaseModel", "ListBaseModels"),

@@ -10,7 +10,17 @@ from typing import Annotated
 
 import typer
 
-from loradock.cli import adapter, alias, base, evaluation, housekeeping, inference, lineage, server
+from loradock.cli import (
+    adapter,
+    alias,
+    audit,
+    base,
+    evaluation,
+    housekeeping,
+    inference,
+    lineage,
+    server,
+)
 from loradock.cli.contributed import LoradockGroup
 from loradock.cli.session import Session
 
@@ -22,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for noun in (adapter, alias, evaluation, lineage, server, base):
+for noun in (adapter, alias, evaluation, lineage, server, base, audit):
     app.add_typer(noun.app)
 inference.add_commands(app)
 housekeeping.add_commands(app)

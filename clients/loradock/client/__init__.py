@@ -38,6 +38,10 @@ from loradock.client._errors import (
 from loradock.client._sync.client import Client
 from loradock.client._sync.stream import TextStream
 from loradock.client._values.admin import (
+    AuditBreak,
+    AuditEvent,
+    AuditHead,
+    AuditReport,
     Damage,
     DamageKind,
     Garbage,
@@ -118,6 +122,10 @@ __all__ = [
     "Answerer",
     "AsyncClient",
     "AsyncTextStream",
+    "AuditBreak",
+    "AuditEvent",
+    "AuditHead",
+    "AuditReport",
     "BaseDigests",
     "BaseModel",
     "BaseModelMismatch",

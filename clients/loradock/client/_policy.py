@@ -15,6 +15,7 @@ DEADLINES_S = {
     "GetLineage": 60.0,
     "CollectGarbage": 600.0,
     "VerifyBlobs": 600.0,
+    "VerifyAudit": 300.0,
 }
 SLOWEST_TRANSFER_BYTES_PER_S = 256 * 1024
 
@@ -34,7 +35,7 @@ IDEMPOTENT_METHODS = {
     ),
     "EvaluationService": ("RecordEvaluation", "GetEvaluation", "ListEvaluations", "GetLineage"),
     "InferenceService": ("Generate", "StreamGenerate", "Score", "Classify", "CountTokens"),
-    "AdminService": ("CollectGarbage", "VerifyBlobs"),
+    "AdminService": ("CollectGarbage", "VerifyBlobs", "ListAuditEvents", "VerifyAudit"),
     "ServerService": ("GetServer", "ListServers", "LoadAdapter"),
 }
 

@@ -23,31 +23,50 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1floradock/v1/admin_service.proto\x12\x0bloradock.v1\x1a\x1egoogle/protobuf/duration.proto\"w\n\x15\x43ollectGarbageRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12-\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x42\x08\n\x06_grace\"S\n\x07Garbage\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.loradock.v1.GarbageKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"?\n\x16\x43ollectGarbageResponse\x12%\n\x07garbage\x18\x01 \x03(\x0b\x32\x14.loradock.v1.Garbage\"$\n\x12VerifyBlobsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\"`\n\x06\x44\x61mage\x12%\n\x04kind\x18\x01 \x01(\x0e\x32\x17.loradock.v1.DamageKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x11\n\treferrers\x18\x04 \x03(\t\"b\n\x13VerifyBlobsResponse\x12\x11\n\tnum_blobs\x18\x01 \x01(\x03\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12$\n\x07\x64\x61mages\x18\x03 \x03(\x0b\x32\x13.loradock.v1.Damage*\x95\x01\n\x0bGarbageKind\x12\x1c\n\x18GARBAGE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11GARBAGE_KIND_BLOB\x10\x01\x12\x1b\n\x17GARBAGE_KIND_POSSESSION\x10\x02\x12\x17\n\x13GARBAGE_KIND_ORPHAN\x10\x03\x12\x1b\n\x17GARBAGE_KIND_UNFINISHED\x10\x04*\x8d\x01\n\nDamageKind\x12\x1b\n\x17\x44\x41MAGE_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x41MAGE_KIND_CORRUPT\x10\x01\x12\x17\n\x13\x44\x41MAGE_KIND_MISSING\x10\x02\x12\x16\n\x12\x44\x41MAGE_KIND_ORPHAN\x10\x03\x12\x18\n\x14\x44\x41MAGE_KIND_STRANGER\x10\x04\x32\xbf\x01\n\x0c\x41\x64minService\x12[\n\x0e\x43ollectGarbage\x12\".loradock.v1.CollectGarbageRequest\x1a#.loradock.v1.CollectGarbageResponse0\x01\x12R\n\x0bVerifyBlobs\x12\x1f.loradock.v1.VerifyBlobsRequest\x1a .loradock.v1.VerifyBlobsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1floradock/v1/admin_service.proto\x12\x0bloradock.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"w\n\x15\x43ollectGarbageRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12-\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x42\x08\n\x06_grace\"S\n\x07Garbage\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.loradock.v1.GarbageKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"?\n\x16\x43ollectGarbageResponse\x12%\n\x07garbage\x18\x01 \x03(\x0b\x32\x14.loradock.v1.Garbage\"$\n\x12VerifyBlobsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\"`\n\x06\x44\x61mage\x12%\n\x04kind\x18\x01 \x01(\x0e\x32\x17.loradock.v1.DamageKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x11\n\treferrers\x18\x04 \x03(\t\"b\n\x13VerifyBlobsResponse\x12\x11\n\tnum_blobs\x18\x01 \x01(\x03\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12$\n\x07\x64\x61mages\x18\x03 \x03(\x0b\x32\x13.loradock.v1.Damage\"O\n\x16ListAuditEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x8f\x02\n\nAuditEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07project\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x05 \x01(\t\x12\x10\n\x08resource\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x35\n\x07\x64\x65tails\x18\x08 \x03(\x0b\x32$.loradock.v1.AuditEvent.DetailsEntry\x12\x0c\n\x04hash\x18\t \x01(\t\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"[\n\x17ListAuditEventsResponse\x12\'\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.loradock.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\tAuditHead\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0c\n\x04hash\x18\x02 \x01(\t\"Z\n\x12VerifyAuditRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12*\n\x05known\x18\x02 \x01(\x0b\x32\x16.loradock.v1.AuditHeadH\x00\x88\x01\x01\x42\x08\n\x06_known\",\n\nAuditBreak\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0c\n\x04what\x18\x02 \x01(\t\"x\n\x13VerifyAuditResponse\x12\x12\n\nnum_events\x18\x01 \x01(\x03\x12$\n\x04head\x18\x02 \x01(\x0b\x32\x16.loradock.v1.AuditHead\x12\'\n\x06\x62reaks\x18\x03 \x03(\x0b\x32\x17.loradock.v1.AuditBreak*\x95\x01\n\x0bGarbageKind\x12\x1c\n\x18GARBAGE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11GARBAGE_KIND_BLOB\x10\x01\x12\x1b\n\x17GARBAGE_KIND_POSSESSION\x10\x02\x12\x17\n\x13GARBAGE_KIND_ORPHAN\x10\x03\x12\x1b\n\x17GARBAGE_KIND_UNFINISHED\x10\x04*\x8d\x01\n\nDamageKind\x12\x1b\n\x17\x44\x41MAGE_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x41MAGE_KIND_CORRUPT\x10\x01\x12\x17\n\x13\x44\x41MAGE_KIND_MISSING\x10\x02\x12\x16\n\x12\x44\x41MAGE_KIND_ORPHAN\x10\x03\x12\x18\n\x14\x44\x41MAGE_KIND_STRANGER\x10\x04\x32\xef\x02\n\x0c\x41\x64minService\x12[\n\x0e\x43ollectGarbage\x12\".loradock.v1.CollectGarbageRequest\x1a#.loradock.v1.CollectGarbageResponse0\x01\x12R\n\x0bVerifyBlobs\x12\x1f.loradock.v1.VerifyBlobsRequest\x1a .loradock.v1.VerifyBlobsResponse0\x01\x12\\\n\x0fListAuditEvents\x12#.loradock.v1.ListAuditEventsRequest\x1a$.loradock.v1.ListAuditEventsResponse\x12P\n\x0bVerifyAudit\x12\x1f.loradock.v1.VerifyAuditRequest\x1a .loradock.v1.VerifyAuditResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'loradock.v1.admin_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GARBAGEKIND']._serialized_start=588
-  _globals['_GARBAGEKIND']._serialized_end=737
-  _globals['_DAMAGEKIND']._serialized_start=740
-  _globals['_DAMAGEKIND']._serialized_end=881
-  _globals['_COLLECTGARBAGEREQUEST']._serialized_start=80
-  _globals['_COLLECTGARBAGEREQUEST']._serialized_end=199
-  _globals['_GARBAGE']._serialized_start=201
-  _globals['_GARBAGE']._serialized_end=284
-  _globals['_COLLECTGARBAGERESPONSE']._serialized_start=286
-  _globals['_COLLECTGARBAGERESPONSE']._serialized_end=349
-  _globals['_VERIFYBLOBSREQUEST']._serialized_start=351
-  _globals['_VERIFYBLOBSREQUEST']._serialized_end=387
-  _globals['_DAMAGE']._serialized_start=389
-  _globals['_DAMAGE']._serialized_end=485
-  _globals['_VERIFYBLOBSRESPONSE']._serialized_start=487
-  _globals['_VERIFYBLOBSRESPONSE']._serialized_end=585
-  _globals['_ADMINSERVICE']._serialized_start=884
-  _globals['_ADMINSERVICE']._serialized_end=1075
+  _globals['_AUDITEVENT_DETAILSENTRY']._loaded_options = None
+  _globals['_AUDITEVENT_DETAILSENTRY']._serialized_options = b'8\001'
+  _globals['_GARBAGEKIND']._serialized_start=1374
+  _globals['_GARBAGEKIND']._serialized_end=1523
+  _globals['_DAMAGEKIND']._serialized_start=1526
+  _globals['_DAMAGEKIND']._serialized_end=1667
+  _globals['_COLLECTGARBAGEREQUEST']._serialized_start=113
+  _globals['_COLLECTGARBAGEREQUEST']._serialized_end=232
+  _globals['_GARBAGE']._serialized_start=234
+  _globals['_GARBAGE']._serialized_end=317
+  _globals['_COLLECTGARBAGERESPONSE']._serialized_start=319
+  _globals['_COLLECTGARBAGERESPONSE']._serialized_end=382
+  _globals['_VERIFYBLOBSREQUEST']._serialized_start=384
+  _globals['_VERIFYBLOBSREQUEST']._serialized_end=420
+  _globals['_DAMAGE']._serialized_start=422
+  _globals['_DAMAGE']._serialized_end=518
+  _globals['_VERIFYBLOBSRESPONSE']._serialized_start=520
+  _globals['_VERIFYBLOBSRESPONSE']._serialized_end=618
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_start=620
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=699
+  _globals['_AUDITEVENT']._serialized_start=702
+  _globals['_AUDITEVENT']._serialized_end=973
+  _globals['_AUDITEVENT_DETAILSENTRY']._serialized_start=927
+  _globals['_AUDITEVENT_DETAILSENTRY']._serialized_end=973
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=975
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=1066
+  _globals['_AUDITHEAD']._serialized_start=1068
+  _globals['_AUDITHEAD']._serialized_end=1111
+  _globals['_VERIFYAUDITREQUEST']._serialized_start=1113
+  _globals['_VERIFYAUDITREQUEST']._serialized_end=1203
+  _globals['_AUDITBREAK']._serialized_start=1205
+  _globals['_AUDITBREAK']._serialized_end=1249
+  _globals['_VERIFYAUDITRESPONSE']._serialized_start=1251
+  _globals['_VERIFYAUDITRESPONSE']._serialized_end=1371
+  _globals['_ADMINSERVICE']._serialized_start=1670
+  _globals['_ADMINSERVICE']._serialized_end=2037
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ import google.protobuf.duration_pb2
 import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
+import google.protobuf.timestamp_pb2
 import sys
 import typing
 
@@ -219,3 +220,200 @@ class VerifyBlobsResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["damages", b"damages", "num_blobs", b"num_blobs", "size_bytes", b"size_bytes"]) -> None: ...
 
 Global___VerifyBlobsResponse: typing_extensions.TypeAlias = VerifyBlobsResponse
+
+@typing.final
+class ListAuditEventsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    parent: builtins.str
+    """parent is "projects/{project}"."""
+    page_size: builtins.int
+    page_token: builtins.str
+    def __init__(
+        self,
+        *,
+        parent: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]) -> None: ...
+
+Global___ListAuditEventsRequest: typing_extensions.TypeAlias = ListAuditEventsRequest
+
+@typing.final
+class AuditEvent(google.protobuf.message.Message):
+    """AuditEvent says who did what, when and why. It can't be changed."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class DetailsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    AT_FIELD_NUMBER: builtins.int
+    PROJECT_FIELD_NUMBER: builtins.int
+    SUBJECT_FIELD_NUMBER: builtins.int
+    ACTION_FIELD_NUMBER: builtins.int
+    RESOURCE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    DETAILS_FIELD_NUMBER: builtins.int
+    HASH_FIELD_NUMBER: builtins.int
+    sequence: builtins.int
+    """sequence counts the events of all projects."""
+    project: builtins.str
+    subject: builtins.str
+    action: builtins.str
+    """action is as in "alias.set", "version.yank", "alias.override"."""
+    resource: builtins.str
+    reason: builtins.str
+    hash: builtins.str
+    """hash covers the event and, through its predecessor's, all before it."""
+    @property
+    def at(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def details(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        sequence: builtins.int = ...,
+        at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        project: builtins.str = ...,
+        subject: builtins.str = ...,
+        action: builtins.str = ...,
+        resource: builtins.str = ...,
+        reason: builtins.str = ...,
+        details: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        hash: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["at", b"at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "at", b"at", "details", b"details", "hash", b"hash", "project", b"project", "reason", b"reason", "resource", b"resource", "sequence", b"sequence", "subject", b"subject"]) -> None: ...
+
+Global___AuditEvent: typing_extensions.TypeAlias = AuditEvent
+
+@typing.final
+class ListAuditEventsResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    @property
+    def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___AuditEvent]: ...
+    def __init__(
+        self,
+        *,
+        events: collections.abc.Iterable[Global___AuditEvent] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["events", b"events", "next_page_token", b"next_page_token"]) -> None: ...
+
+Global___ListAuditEventsResponse: typing_extensions.TypeAlias = ListAuditEventsResponse
+
+@typing.final
+class AuditHead(google.protobuf.message.Message):
+    """AuditHead is an event by its place and its hash. Kept elsewhere, it proves later that nothing up
+    to it was changed.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    HASH_FIELD_NUMBER: builtins.int
+    sequence: builtins.int
+    hash: builtins.str
+    def __init__(
+        self,
+        *,
+        sequence: builtins.int = ...,
+        hash: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["hash", b"hash", "sequence", b"sequence"]) -> None: ...
+
+Global___AuditHead: typing_extensions.TypeAlias = AuditHead
+
+@typing.final
+class VerifyAuditRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: builtins.int
+    KNOWN_FIELD_NUMBER: builtins.int
+    parent: builtins.str
+    """parent is "projects/{project}", as whose operator the caller asks."""
+    @property
+    def known(self) -> Global___AuditHead:
+        """known, if present, is a head that was told earlier."""
+
+    def __init__(
+        self,
+        *,
+        parent: builtins.str = ...,
+        known: Global___AuditHead | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_known", b"_known", "known", b"known"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_known", b"_known", "known", b"known", "parent", b"parent"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_known", b"_known"]) -> typing.Literal["known"] | None: ...
+
+Global___VerifyAuditRequest: typing_extensions.TypeAlias = VerifyAuditRequest
+
+@typing.final
+class AuditBreak(google.protobuf.message.Message):
+    """AuditBreak is a place where the log is not as it was written."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    WHAT_FIELD_NUMBER: builtins.int
+    sequence: builtins.int
+    what: builtins.str
+    """what is "edited", "missing" or "rewritten"."""
+    def __init__(
+        self,
+        *,
+        sequence: builtins.int = ...,
+        what: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["sequence", b"sequence", "what", b"what"]) -> None: ...
+
+Global___AuditBreak: typing_extensions.TypeAlias = AuditBreak
+
+@typing.final
+class VerifyAuditResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NUM_EVENTS_FIELD_NUMBER: builtins.int
+    HEAD_FIELD_NUMBER: builtins.int
+    BREAKS_FIELD_NUMBER: builtins.int
+    num_events: builtins.int
+    @property
+    def head(self) -> Global___AuditHead: ...
+    @property
+    def breaks(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___AuditBreak]:
+        """breaks are the first ones; none if the log is whole."""
+
+    def __init__(
+        self,
+        *,
+        num_events: builtins.int = ...,
+        head: Global___AuditHead | None = ...,
+        breaks: collections.abc.Iterable[Global___AuditBreak] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["head", b"head"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["breaks", b"breaks", "head", b"head", "num_events", b"num_events"]) -> None: ...
+
+Global___VerifyAuditResponse: typing_extensions.TypeAlias = VerifyAuditResponse

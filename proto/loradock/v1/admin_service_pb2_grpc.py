@@ -46,6 +46,16 @@ class AdminServiceStub(object):
                 request_serializer=loradock_dot_v1_dot_admin__service__pb2.VerifyBlobsRequest.SerializeToString,
                 response_deserializer=loradock_dot_v1_dot_admin__service__pb2.VerifyBlobsResponse.FromString,
                 _registered_method=True)
+        self.ListAuditEvents = channel.unary_unary(
+                '/loradock.v1.AdminService/ListAuditEvents',
+                request_serializer=loradock_dot_v1_dot_admin__service__pb2.ListAuditEventsRequest.SerializeToString,
+                response_deserializer=loradock_dot_v1_dot_admin__service__pb2.ListAuditEventsResponse.FromString,
+                _registered_method=True)
+        self.VerifyAudit = channel.unary_unary(
+                '/loradock.v1.AdminService/VerifyAudit',
+                request_serializer=loradock_dot_v1_dot_admin__service__pb2.VerifyAuditRequest.SerializeToString,
+                response_deserializer=loradock_dot_v1_dot_admin__service__pb2.VerifyAuditResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -68,6 +78,20 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAuditEvents(self, request, context):
+        """ListAuditEvents lists what was done in a project, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyAudit(self, request, context):
+        """VerifyAudit follows the chain of all projects' events, and finds edited and missing ones.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -80,6 +104,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.VerifyBlobs,
                     request_deserializer=loradock_dot_v1_dot_admin__service__pb2.VerifyBlobsRequest.FromString,
                     response_serializer=loradock_dot_v1_dot_admin__service__pb2.VerifyBlobsResponse.SerializeToString,
+            ),
+            'ListAuditEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditEvents,
+                    request_deserializer=loradock_dot_v1_dot_admin__service__pb2.ListAuditEventsRequest.FromString,
+                    response_serializer=loradock_dot_v1_dot_admin__service__pb2.ListAuditEventsResponse.SerializeToString,
+            ),
+            'VerifyAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyAudit,
+                    request_deserializer=loradock_dot_v1_dot_admin__service__pb2.VerifyAuditRequest.FromString,
+                    response_serializer=loradock_dot_v1_dot_admin__service__pb2.VerifyAuditResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -138,6 +172,60 @@ class AdminService(object):
             '/loradock.v1.AdminService/VerifyBlobs',
             loradock_dot_v1_dot_admin__service__pb2.VerifyBlobsRequest.SerializeToString,
             loradock_dot_v1_dot_admin__service__pb2.VerifyBlobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loradock.v1.AdminService/ListAuditEvents',
+            loradock_dot_v1_dot_admin__service__pb2.ListAuditEventsRequest.SerializeToString,
+            loradock_dot_v1_dot_admin__service__pb2.ListAuditEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loradock.v1.AdminService/VerifyAudit',
+            loradock_dot_v1_dot_admin__service__pb2.VerifyAuditRequest.SerializeToString,
+            loradock_dot_v1_dot_admin__service__pb2.VerifyAuditResponse.FromString,
             options,
             channel_credentials,
             insecure,

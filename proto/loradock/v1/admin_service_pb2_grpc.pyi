@@ -57,7 +57,39 @@ _AdminServiceVerifyBlobsType = typing_extensions.TypeVar(
     ],
 )
 
-class AdminServiceStub(typing.Generic[_AdminServiceCollectGarbageType, _AdminServiceVerifyBlobsType]):
+_AdminServiceListAuditEventsType = typing_extensions.TypeVar(
+    '_AdminServiceListAuditEventsType',
+    grpc.UnaryUnaryMultiCallable[
+        loradock.v1.admin_service_pb2.ListAuditEventsRequest,
+        loradock.v1.admin_service_pb2.ListAuditEventsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.admin_service_pb2.ListAuditEventsRequest,
+        loradock.v1.admin_service_pb2.ListAuditEventsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        loradock.v1.admin_service_pb2.ListAuditEventsRequest,
+        loradock.v1.admin_service_pb2.ListAuditEventsResponse,
+    ],
+)
+
+_AdminServiceVerifyAuditType = typing_extensions.TypeVar(
+    '_AdminServiceVerifyAuditType',
+    grpc.UnaryUnaryMultiCallable[
+        loradock.v1.admin_service_pb2.VerifyAuditRequest,
+        loradock.v1.admin_service_pb2.VerifyAuditResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.admin_service_pb2.VerifyAuditRequest,
+        loradock.v1.admin_service_pb2.VerifyAuditResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        loradock.v1.admin_service_pb2.VerifyAuditRequest,
+        loradock.v1.admin_service_pb2.VerifyAuditResponse,
+    ],
+)
+
+class AdminServiceStub(typing.Generic[_AdminServiceCollectGarbageType, _AdminServiceVerifyBlobsType, _AdminServiceListAuditEventsType, _AdminServiceVerifyAuditType]):
     """AdminService looks after what is stored. It is about all projects' bytes, and needs the role that
     operates servers.
     """
@@ -72,6 +104,14 @@ class AdminServiceStub(typing.Generic[_AdminServiceCollectGarbageType, _AdminSer
             loradock.v1.admin_service_pb2.VerifyBlobsRequest,
             loradock.v1.admin_service_pb2.VerifyBlobsResponse,
         ],
+        grpc.UnaryUnaryMultiCallable[
+            loradock.v1.admin_service_pb2.ListAuditEventsRequest,
+            loradock.v1.admin_service_pb2.ListAuditEventsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            loradock.v1.admin_service_pb2.VerifyAuditRequest,
+            loradock.v1.admin_service_pb2.VerifyAuditResponse,
+        ],
     ], channel: grpc.Channel) -> None: ...
 
     @typing.overload
@@ -84,6 +124,14 @@ class AdminServiceStub(typing.Generic[_AdminServiceCollectGarbageType, _AdminSer
             loradock.v1.admin_service_pb2.VerifyBlobsRequest,
             loradock.v1.admin_service_pb2.VerifyBlobsResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            loradock.v1.admin_service_pb2.ListAuditEventsRequest,
+            loradock.v1.admin_service_pb2.ListAuditEventsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            loradock.v1.admin_service_pb2.VerifyAuditRequest,
+            loradock.v1.admin_service_pb2.VerifyAuditResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     CollectGarbage: _AdminServiceCollectGarbageType
@@ -94,6 +142,12 @@ class AdminServiceStub(typing.Generic[_AdminServiceCollectGarbageType, _AdminSer
     VerifyBlobs: _AdminServiceVerifyBlobsType
     """VerifyBlobs reads every stored byte again, and streams what is not as the catalog says."""
 
+    ListAuditEvents: _AdminServiceListAuditEventsType
+    """ListAuditEvents lists what was done in a project, newest first."""
+
+    VerifyAudit: _AdminServiceVerifyAuditType
+    """VerifyAudit follows the chain of all projects' events, and finds edited and missing ones."""
+
 AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryStreamMultiCallable[
         loradock.v1.admin_service_pb2.CollectGarbageRequest,
@@ -102,6 +156,14 @@ AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryStreamMultiCallable[
         loradock.v1.admin_service_pb2.VerifyBlobsRequest,
         loradock.v1.admin_service_pb2.VerifyBlobsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.admin_service_pb2.ListAuditEventsRequest,
+        loradock.v1.admin_service_pb2.ListAuditEventsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.admin_service_pb2.VerifyAuditRequest,
+        loradock.v1.admin_service_pb2.VerifyAuditResponse,
     ],
 ]
 
@@ -127,5 +189,21 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[loradock.v1.admin_service_pb2.VerifyBlobsResponse], collections.abc.AsyncIterator[loradock.v1.admin_service_pb2.VerifyBlobsResponse]]:
         """VerifyBlobs reads every stored byte again, and streams what is not as the catalog says."""
+
+    @abc.abstractmethod
+    def ListAuditEvents(
+        self,
+        request: loradock.v1.admin_service_pb2.ListAuditEventsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[loradock.v1.admin_service_pb2.ListAuditEventsResponse, collections.abc.Awaitable[loradock.v1.admin_service_pb2.ListAuditEventsResponse]]:
+        """ListAuditEvents lists what was done in a project, newest first."""
+
+    @abc.abstractmethod
+    def VerifyAudit(
+        self,
+        request: loradock.v1.admin_service_pb2.VerifyAuditRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[loradock.v1.admin_service_pb2.VerifyAuditResponse, collections.abc.Awaitable[loradock.v1.admin_service_pb2.VerifyAuditResponse]]:
+        """VerifyAudit follows the chain of all projects' events, and finds edited and missing ones."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

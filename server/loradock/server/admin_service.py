@@ -1,4 +1,4 @@
-"""AdminService: garbage collection and verification, streamed while they go on."""
+"""AdminService: garbage collection, verification and the audit log. What is long is streamed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loradock.registry.registry import Registry
 from loradock.server import convert_admin as convert
 from loradock.server import names
 from loradock.server.call import current_call
-from loradock.server.fields import seconds_of
+from loradock.server.fields import page_size, seconds_of
 from loradock.server.principal import Role
 from loradock.server.threads import Threads
 from loradock.v1 import admin_service_pb2 as wire
@@ -55,6 +55,33 @@ class AdminService(grpc_wire.AdminServiceServicer):
         pages = await self._threads.run(self._registry.integrity.verify)
         while found := await self._threads.run(_next, pages, 1):
             yield convert.verified(found[0])
+
+    async def ListAuditEvents(
+        self, request: wire.ListAuditEventsRequest, context: object
+    ) -> wire.ListAuditEventsResponse:
+        """List a project's events, newest first."""
+        project = names.project_of(request.parent, Role.VIEW)
+        page = await self._threads.run(
+            self._registry.audit.list,
+            project,
+            page_size=page_size(request.page_size),
+            page_token=request.page_token,
+        )
+        return wire.ListAuditEventsResponse(
+            events=[convert.audit_event(event) for event in page.items],
+            next_page_token=page.next_page_token,
+        )
+
+    async def VerifyAudit(
+        self, request: wire.VerifyAuditRequest, context: object
+    ) -> wire.VerifyAuditResponse:
+        """Follow the chain of all projects' events."""
+        names.project_of(request.parent, Role.OPERATE)
+        known = (request.known.sequence, request.known.hash)
+        report = await self._threads.run(
+            self._registry.audit.verify, known if request.HasField("known") else None
+        )
+        return convert.audit_report(report)
 
 
 def _next(iterator: Iterator[T], most: int) -> list[T]:

@@ -1,9 +1,11 @@
-"""Garbage and damage to messages."""
+"""Garbage, damage and audit events to messages."""
 
 from __future__ import annotations
 
 from loradock.registry import garbage as garbage_nouns
 from loradock.registry import integrity as integrity_nouns
+from loradock.registry.resources import AuditEvent, AuditReport
+from loradock.server.convert_registry import timestamp
 from loradock.v1 import admin_service_pb2 as wire
 
 _GARBAGE = {
@@ -39,4 +41,28 @@ def verified(noun: integrity_nouns.Verified) -> wire.VerifyBlobsResponse:
             )
             for damage in noun.damages
         ],
+    )
+
+
+def audit_event(noun: AuditEvent) -> wire.AuditEvent:
+    """Write what was done."""
+    return wire.AuditEvent(
+        sequence=noun.sequence,
+        at=timestamp(noun.at),
+        project=noun.project,
+        subject=noun.subject,
+        action=noun.action,
+        resource=noun.resource,
+        reason=noun.reason,
+        details=dict(noun.details),
+        hash=noun.hash,
+    )
+
+
+def audit_report(noun: AuditReport) -> wire.VerifyAuditResponse:
+    """Write what following the chain came to."""
+    return wire.VerifyAuditResponse(
+        num_events=noun.num_events,
+        head=wire.AuditHead(sequence=noun.head_sequence, hash=noun.head_hash),
+        breaks=[wire.AuditBreak(sequence=b.sequence, what=b.what) for b in noun.breaks],
     )

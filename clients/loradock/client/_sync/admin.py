@@ -1,5 +1,5 @@
 # Generated from _async/admin.py by scripts/generate_sync_client.py. Do not edit.
-"""Looking after what is stored."""
+"""Looking after what is stored, and what was done."""
 
 from __future__ import annotations
 
@@ -8,15 +8,27 @@ from collections.abc import Iterator
 from loradock.client._names import project_name
 from loradock.client._policy import deadline_s
 from loradock.client._sync.calls import Calls
-from loradock.client._values.admin import Garbage, Verification
-from loradock.client._wire.admin import garbage_of, verification_of
+from loradock.client._values.admin import (
+    AuditEvent,
+    AuditHead,
+    AuditReport,
+    Garbage,
+    Verification,
+)
+from loradock.client._wire.admin import (
+    audit_event_of,
+    audit_head_message,
+    audit_report_of,
+    garbage_of,
+    verification_of,
+)
 from loradock.client._wire.scalars import duration
 from loradock.v1 import admin_service_pb2 as wire
 from loradock.v1.admin_service_pb2_grpc import AdminServiceStub
 
 
 class Admin:
-    """Garbage collection and verification. Needs the role that operates servers."""
+    """Garbage collection, verification and the audit log. Needs the role that operates servers."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -49,3 +61,19 @@ class Admin:
         )
         for answer in answers:
             yield verification_of(answer)
+
+    def audit_events(self, *, page_size: int = 0) -> Iterator[AuditEvent]:
+        """List what was done in the project, the newest first. Needs no more than to view."""
+        request = wire.ListAuditEventsRequest(
+            parent=project_name(self._calls.project), page_size=page_size
+        )
+        return self._calls.pages(
+            self._stub.ListAuditEvents, request, lambda page: page.events, audit_event_of
+        )
+
+    def verify_audit(self, known: AuditHead | None = None) -> AuditReport:
+        """Follow the log's chain; `known` is a head that an earlier report gave."""
+        request = wire.VerifyAuditRequest(
+            parent=project_name(self._calls.project), known=audit_head_message(known)
+        )
+        return audit_report_of(self._calls.unary(self._stub.VerifyAudit, request))

@@ -1,9 +1,11 @@
-"""What is stored, and whether it is as the catalog says."""
+"""What is stored, whether it is as the catalog says, and what was done."""
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 
 class GarbageKind(enum.Enum):
@@ -52,3 +54,43 @@ class Verification:
     num_blobs: int
     size_bytes: int
     damages: tuple[Damage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """Who did what, when and why. It can't be changed."""
+
+    sequence: int  # over all projects
+    at: datetime | None
+    project: str
+    subject: str
+    action: str  # "alias.set", "version.yank", …
+    resource: str
+    reason: str
+    details: Mapping[str, str]
+    hash: str  # covers the event and, through its predecessor's, all before it
+
+
+@dataclass(frozen=True, slots=True)
+class AuditHead:
+    """An event by place and hash; kept elsewhere, it proves that nothing up to it was changed."""
+
+    sequence: int
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditBreak:
+    """A place where the log is not as it was written."""
+
+    sequence: int
+    what: str  # "edited", "missing" or "rewritten"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """The whole log, followed from its first event to its last; whole if nothing breaks it."""
+
+    num_events: int
+    head: AuditHead
+    breaks: tuple[AuditBreak, ...]

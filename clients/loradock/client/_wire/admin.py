@@ -1,9 +1,9 @@
-"""Garbage and damage, from messages."""
+"""Garbage, damage and audit events, from and to messages."""
 
 from __future__ import annotations
 
 from loradock.client._values import admin as values
-from loradock.client._wire.scalars import enum_of
+from loradock.client._wire.scalars import enum_of, time_of
 from loradock.v1 import admin_service_pb2 as wire
 
 
@@ -25,3 +25,32 @@ def verification_of(message: wire.VerifyBlobsResponse) -> values.Verification:
 def _damage_of(message: wire.Damage) -> values.Damage:
     kind = enum_of(values.DamageKind, wire.DamageKind, message.kind, "DAMAGE_KIND_")
     return values.Damage(kind, message.name, message.detail, tuple(message.referrers))
+
+
+def audit_event_of(message: wire.AuditEvent) -> values.AuditEvent:
+    """Read what was done."""
+    return values.AuditEvent(
+        sequence=message.sequence,
+        at=time_of(message, "at"),
+        project=message.project,
+        subject=message.subject,
+        action=message.action,
+        resource=message.resource,
+        reason=message.reason,
+        details=dict(sorted(message.details.items())),
+        hash=message.hash,
+    )
+
+
+def audit_report_of(message: wire.VerifyAuditResponse) -> values.AuditReport:
+    """Read what following the chain came to."""
+    return values.AuditReport(
+        num_events=message.num_events,
+        head=values.AuditHead(message.head.sequence, message.head.hash),
+        breaks=tuple(values.AuditBreak(b.sequence, b.what) for b in message.breaks),
+    )
+
+
+def audit_head_message(head: values.AuditHead | None) -> wire.AuditHead | None:
+    """Write a head that was told earlier."""
+    return None if head is None else wire.AuditHead(sequence=head.sequence, hash=head.hash)

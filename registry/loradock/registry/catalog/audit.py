@@ -1,4 +1,4 @@
-"""The audit log: who did what, when and why. Rows never change."""
+"""The audit log: who did what, when and why. Rows never change, and are chained by their hashes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from collections.abc import Mapping
 
 from sqlalchemy import select
 
+from loradock.registry.audit_chain import GENESIS, link
 from loradock.registry.catalog.database import Database
 from loradock.registry.catalog.journal import Deed, record_deed
 from loradock.registry.catalog.pages import AnyRow, fetch_page, page, page_request
-from loradock.registry.catalog.tables import audit_events
+from loradock.registry.catalog.tables import audit_events, counters
+from loradock.registry.catalog.types import microseconds
 from loradock.registry.names import check_text
-from loradock.registry.resources import AuditEvent, Page
+from loradock.registry.resources import AuditBreak, AuditEvent, AuditReport, Page
+
+_PAGE = 1000
+_MAX_BREAKS = 100
 
 
 class Audit:
@@ -45,6 +50,66 @@ class Audit:
             rows, token = fetch_page(c, query, request, audit_events.c.sequence, newest_first=True)
         return page(rows, token, _read)
 
+    def verify(self, known: tuple[int, str] | None = None) -> AuditReport:
+        """Follow the chain through all projects' events, and tell where it is broken.
+
+        `known` is a head that was told earlier: its event has to be there, and unchanged. Without
+        one, a log that somebody wrote anew from some event on looks like one.
+        """
+        walk = _Walk()
+        while True:
+            query = select(audit_events).where(audit_events.c.sequence > walk.sequence)
+            with self._database.read() as c:
+                rows = c.execute(query.order_by(audit_events.c.sequence).limit(_PAGE)).all()
+                counted = select(counters.c.value).where(counters.c.name == "audit")
+                last = c.execute(counted).scalar_one()
+            for row in rows:
+                walk.follow(row)
+                if known is not None and known[0] == row.sequence:
+                    walk.compare(row.hash, known[1])
+            if len(rows) < _PAGE:
+                break
+        walk.end(last, None if known is None else known[0])
+        return walk.report()
+
+
+class _Walk:
+    """A walk along the chain. A broken link is told once: what follows it is held against it."""
+
+    def __init__(self) -> None:
+        self.sequence = 0
+        self._hash = GENESIS
+        self._num_events = 0
+        self._breaks: list[AuditBreak] = []
+
+    def follow(self, row: AnyRow) -> None:
+        for missing in range(self.sequence + 1, min(row.sequence, self.sequence + _MAX_BREAKS)):
+            self._break(missing, "missing")
+        is_next = row.sequence == self.sequence + 1
+        fields = (row.project, row.subject, row.action, row.resource, row.reason, row.details)
+        wanted = link(self._hash, row.sequence, microseconds(row.at), *fields)
+        if is_next and row.hash != wanted:
+            self._break(row.sequence, "edited")
+        self.sequence, self._hash = row.sequence, row.hash or ""
+        self._num_events += 1
+
+    def compare(self, found: str, known: str) -> None:
+        if found != known:
+            self._break(self.sequence, "rewritten")
+
+    def end(self, last: int, known: int | None) -> None:
+        for missing in range(self.sequence + 1, min(last + 1, self.sequence + _MAX_BREAKS)):
+            self._break(missing, "missing")
+        if known is not None and known > max(self.sequence, last):
+            self._break(known, "missing")
+
+    def report(self) -> AuditReport:
+        breaks = tuple(self._breaks[:_MAX_BREAKS])
+        return AuditReport(self._num_events, self.sequence, self._hash, breaks)
+
+    def _break(self, sequence: int, what: str) -> None:
+        self._breaks.append(AuditBreak(sequence, what))
+
 
 def _check(deed: Deed) -> None:
     check_text("project", deed.project, 63)
@@ -67,4 +132,5 @@ def _read(row: AnyRow) -> AuditEvent:
         resource=row.resource,
         reason=row.reason,
         details=row.details,
+        hash=row.hash or "",
     )

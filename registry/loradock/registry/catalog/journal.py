@@ -8,12 +8,13 @@ locked last in every transaction, changes before audit, so that writers can't lo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from sqlalchemy import Connection, insert, select, update
 
+from loradock.registry.audit_chain import GENESIS, link
 from loradock.registry.catalog.tables import audit_events, changes, counters
-from loradock.registry.catalog.types import now
+from loradock.registry.catalog.types import microseconds, now
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +45,16 @@ def record_change(connection: Connection, kind: str, project: str, adapter: str,
 
 def record_deed(connection: Connection, deed: Deed) -> int:
     """Append to the audit log."""
-    sequence = _next(connection, "audit")
+    sequence, at = _next(connection, "audit"), now()
+    before = select(audit_events.c.hash).where(audit_events.c.sequence == sequence - 1)
+    previous = connection.execute(before).scalar_one_or_none() or GENESIS
+    fields = asdict(deed) | {"details": dict(deed.details)}
     connection.execute(
         insert(audit_events).values(
             sequence=sequence,
-            at=now(),
-            project=deed.project,
-            subject=deed.subject,
-            action=deed.action,
-            resource=deed.resource,
-            reason=deed.reason,
-            details=dict(deed.details),
+            at=at,
+            hash=link(previous, sequence, microseconds(at), **fields),
+            **fields,
         )
     )
     return sequence

@@ -285,5 +285,6 @@ audit_events = Table(
     Column("resource", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("details", Json, nullable=False),
+    Column("hash", DIGEST),  # of the event and its predecessor's hash
     Index(None, "project", "sequence"),
 )
