@@ -67,6 +67,8 @@ def choose_decoder(
     base: LoadedBase, *, max_rows: int, kv_tokens: int, decoder: str = "auto"
 ) -> Decoder:
     """Give the fastest decoder that can run a base. Takes the model over. Raises `BaseError`."""
+    if decoder not in DECODERS:
+        raise BaseError(f"the decoder {decoder!r} is none of {', '.join(DECODERS)}")
     with torch.inference_mode():
         probe = _probe(base)
         layers = _head_shapes(base.model)

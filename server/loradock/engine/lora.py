@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from loradock.engine.errors import AdapterError
@@ -94,7 +94,7 @@ def read_adapter(
                 m.module: (m, file.get_tensor(m.a_key), file.get_tensor(m.b_key))
                 for m in source.modules
             }
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise AdapterError([f"{source.weights.name} can't be read: {error}"]) from error
     problems = [p for m, a, b in pairs.values() for p in _misfits(m, modules[m.module], a, b)]
     if problems:
