@@ -8,6 +8,7 @@ from engine_harness import at_work
 from engine_oracle import Oracle
 
 from loradock.engine.cpu import library
+from loradock.engine.cpu.decoder import CpuDecoder
 from loradock.engine.cpu.library import NoKernels, load_kernels
 from loradock.engine.cpu.packing import Kind, pack
 from loradock.engine.errors import BaseError
@@ -35,10 +36,12 @@ def spent(base, sources, askers):
     with at_work(base, "cpu", step_tokens=256) as work:
         for source in sources:
             work.engine.make_resident(source)
-        before = dataclasses.replace(work.engine.decoder.counts)
+        decoder = work.engine.decoder
+        assert isinstance(decoder, CpuDecoder)
+        before = dataclasses.replace(decoder.counts)
         rows = [work.ask(range(10, 30), asker, max_tokens=NUM_TOKENS) for asker in askers]
         work.results(rows)
-        after = work.engine.decoder.counts
+        after = decoder.counts
         return (
             after.multiply_adds - before.multiply_adds,
             work.engine.state().num_steps,
@@ -71,7 +74,7 @@ def test_packing_keeps_every_weight_in_its_place(kind, outputs, inputs):
     assert not unpacked[outputs:].any()
     assert not unpacked[:, inputs:].any()
     found = unpacked[:outputs, :inputs].float()
-    if kind is Kind.INT8:
+    if packed.scales is not None:
         found *= packed.scales[:outputs, None]
         step = weight.abs().amax(1, keepdim=True) / 127
         assert ((found - weight).abs() <= step * 0.501).all()

@@ -84,7 +84,7 @@ class CpuDecoder:
 
     def prepare(self, adapter: LoraAdapter) -> Adapter:
         packed = pack_updates(adapter.pairs, len(self._layers), self._sites, self._kind.of_adapters)
-        return CpuAdapter(adapter.digest, adapter.num_modules, packed.size_bytes, packed)
+        return CpuAdapter(adapter.digest, adapter.num_modules, packed.weights.nbytes, packed)
 
     def clear(self, blocks: Sequence[int]) -> None:
         """Do nothing: what a row has not written is never read."""

@@ -53,11 +53,6 @@ class PackedMatrix:
     sums: Tensor | None
     struct: library.Matrix
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of weights."""
-        return self.data.nbytes
-
 
 def pack(weight: Tensor, kind: Kind, bias: Tensor | None = None) -> PackedMatrix:
     """Pack [outputs, inputs] weights; outputs are padded to whole panels, inputs to whole runs."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from loradock.engine.cpu import library
-from loradock.engine.cpu.packing import LANES, Kind, PackedMatrix, pack
+from loradock.engine.cpu.packing import LANES, Kind, pack
 from loradock.engine.lora import LoraPair
 
 
@@ -22,69 +23,80 @@ class Part(NamedTuple):
 
 
 Site = tuple[Part, ...]  # modules that share one input and are multiplied as one
+Present = list[tuple[Part, LoraPair]]  # those of a site that an adapter has
 
 
 @dataclass(frozen=True, slots=True)
 class PackedUpdates:
-    """An adapter, packed. `pointers` is what kernels.c reads; the rest keeps it alive."""
+    """An adapter, packed. `pointers` and `head` are what kernels.c reads; the rest is kept alive.
+
+    All weights lie in one piece of memory: a thousand adapters are a thousand pieces, not a
+    million, and the processor's table of pages stays small.
+    """
 
     pointers: ctypes.Array[ctypes.c_void_p]  # [layers * sites]
     head: ctypes.Array[ctypes.c_void_p]  # [1]
     max_rank: int  # of the narrow products, padded
-    size_bytes: int
-    structs: tuple[library.Update, ...]
-    matrices: tuple[PackedMatrix, ...]
+    weights: Tensor  # [all numbers]
+    updates: ctypes.Array[library.Update]
 
 
 def pack_updates(
     pairs: Mapping[str, LoraPair], num_layers: int, sites: Sequence[Site], kind: Kind
 ) -> PackedUpdates:
     """Pack all pairs; a site with no pair costs nothing, not even a call."""
-    packer = _Packer(kind)
-    pointers = (ctypes.c_void_p * (num_layers * len(sites)))()
-    for layer in range(num_layers):
-        for place, site in enumerate(sites):
-            parts = [(part, pairs.get(f"model.layers.{layer}.{part.module}")) for part in site]
-            pointers[layer * len(sites) + place] = packer.site(parts)
-    head = (ctypes.c_void_p * 1)(packer.site([(Part("lm_head", 0), pairs.get("lm_head"))]))
+    places = [
+        [(part, f"model.layers.{layer}.{part.module}") for part in site]
+        for layer in range(num_layers)
+        for site in sites
+    ]
+    places.append([(Part("lm_head", 0), "lm_head")])
+    present = [[(part, pairs[name]) for part, name in place if name in pairs] for place in places]
+    updates = (library.Update * sum(map(bool, present)))()
+    weights = _pack_all([found for found in present if found], updates, kind)
+    addresses = iter(ctypes.addressof(update) for update in updates)
+    pointers = [next(addresses) if found else None for found in present]
     return PackedUpdates(
-        pointers,
-        head,
-        packer.max_rank,
-        sum(matrix.size_bytes for matrix in packer.matrices),
-        tuple(packer.structs),
-        tuple(packer.matrices),
+        (ctypes.c_void_p * (len(pointers) - 1))(*pointers[:-1]),
+        (ctypes.c_void_p * 1)(pointers[-1]),
+        max((-(-u.shrink.outputs // LANES) * LANES for u in updates), default=0),
+        weights,
+        updates,
     )
 
 
-class _Packer:
-    """Packs one adapter, site by site."""
+def _pack_all(
+    sites: Sequence[Present], updates: ctypes.Array[library.Update], kind: Kind
+) -> Tensor:
+    """Fill in the updates, then move their weights side by side and point there."""
+    matrices: list[library.Matrix] = []
+    weights: list[Tensor] = []
+    for update, present in zip(updates, sites, strict=True):
+        for matrix, data in _packed_site(update, present, kind):
+            matrices.append(matrix)
+            weights.append(data.view(-1))
+    together = torch.cat(weights)
+    address = together.data_ptr()
+    for matrix, data in zip(matrices, weights, strict=True):
+        matrix.data = address
+        address += data.nbytes
+    return together
 
-    def __init__(self, kind: Kind) -> None:
-        self._kind = kind
-        self.matrices: list[PackedMatrix] = []
-        self.structs: list[library.Update] = []
-        self.max_rank = 0
 
-    def site(self, parts: Sequence[tuple[Part, LoraPair | None]]) -> int | None:
-        """Pack the pairs that there are; give the update's address."""
-        present = [(part, pair) for part, pair in parts if pair is not None]
-        if not present:
-            return None
-        update = library.Update(num_parts=len(present))
-        narrow, rank = [], 0
-        for i, (part, pair) in enumerate(present):
-            wide = self._keep(pack(pair.b, self._kind))
-            update.expand[i], update.rank_start[i] = wide.struct, rank
-            update.output_start[i] = part.output_start
-            fill = wide.struct.inputs - len(pair.a)
-            narrow += [pair.a, pair.a.new_zeros(fill, pair.a.shape[1])]
-            rank += wide.struct.inputs
-        update.shrink = self._keep(pack(torch.cat(narrow), self._kind)).struct
-        self.max_rank = max(self.max_rank, -(-rank // LANES) * LANES)
-        self.structs.append(update)
-        return ctypes.addressof(update)
-
-    def _keep(self, matrix: PackedMatrix) -> PackedMatrix:
-        self.matrices.append(matrix)
-        return matrix
+def _packed_site(
+    update: library.Update, present: Present, kind: Kind
+) -> Iterator[tuple[library.Matrix, Tensor]]:
+    """Describe one site's update; give its matrices, by reference, with their packed weights."""
+    update.num_parts = len(present)
+    narrow, rank = [], 0
+    for i, (part, pair) in enumerate(present):
+        wide = pack(pair.b, kind)
+        update.expand[i], update.rank_start[i] = wide.struct, rank
+        update.output_start[i] = part.output_start
+        fill = wide.struct.inputs - len(pair.a)
+        narrow += [pair.a, pair.a.new_zeros(fill, pair.a.shape[1])]
+        rank += wide.struct.inputs
+        yield update.expand[i], wide.data
+    shrink = pack(torch.cat(narrow), kind)
+    update.shrink = shrink.struct
+    yield update.shrink, shrink.data
