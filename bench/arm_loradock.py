@@ -25,7 +25,7 @@ class Arm:
         base = load_base(job.base, "base", dtype=job.workload.dtype)
         self._engine = BuiltinEngine(base, max_rows=job.workload.concurrency)
         for name in job.workload.adapters:
-            self._engine.make_resident(_source(job.adapters / name, list(base.info.modules)))
+            self._engine.make_resident(source_of(job.adapters / name, list(base.info.modules)))
         self._events: queue.SimpleQueue[Sequence[RowEvent]] = queue.SimpleQueue()
         self._engine.start(self._events.put)
         self._names = itertools.count()
@@ -68,7 +68,8 @@ class Arm:
         return Counts(decoder.counts.multiply_adds, decoder.counts.weight_bytes)
 
 
-def _source(folder: Path, modules: Sequence[str]) -> AdapterSource:
+def source_of(folder: Path, modules: Sequence[str]) -> AdapterSource:
+    """Give a written adapter as the engine takes it."""
     config = json.loads((folder / "adapter_config.json").read_text())
     key = "base_model.model.{}.lora_{}.weight"
     targets = [m for m in modules if m.rpartition(".")[2] in config["target_modules"]]

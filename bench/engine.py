@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--axes", help="the axes to run, with commas; by default all")
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
-    base = given.base or _demo_base()
+    base = given.base or demo_base()
     axes = given.axes.split(",") if given.axes else None
     chosen = [cell for cell in cells() if axes is None or cell.axis in axes]
     limits = machine.measure()
@@ -176,7 +176,8 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def _demo_base() -> Path:
+def demo_base() -> Path:
+    """Give the demo's base, fetched if need be."""
     sys.path.insert(0, str(HERE.parent / "examples"))
     from fetch_base import fetch_base
 
