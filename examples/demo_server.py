@@ -50,11 +50,13 @@ class Server:
 
 
 @contextmanager
-def server(base: Path, folder: Path, console: Console | None = None) -> Iterator[Server]:
+def server(
+    base: Path, folder: Path, console: Console | None = None, *, dtype: str = "float32"
+) -> Iterator[Server]:
     """Start a server over `folder`, wait until it serves, and stop it by SIGTERM afterwards."""
     console = console or Console(quiet=True)
     ready, log = folder / "ready.json", folder / "serve.log"
-    words = ["serve", "--model", str(base), "--model-name", BASE, "--dtype", "float32"]
+    words = ["serve", "--model", str(base), "--model-name", BASE, "--dtype", dtype]
     show_command(console, *words)
     place = ["--port", "0", "--data-dir", str(folder / "data"), "--ready-file", str(ready)]
     with log.open("wb") as output:
