@@ -38,6 +38,7 @@ from loradock.registry.limits import Limits
 from loradock.registry.names import check_name, check_number, check_text
 from loradock.registry.policy import GateCheck
 from loradock.registry.resources import Alias, AliasMove, MoveKind, Page, VersionState
+from loradock.registry.steps import reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class _Move:
 
 
 _Moved = tuple[int, Sequence[GateCheck]]  # the new generation, and what was overridden for it
+_Act = Callable[[Connection, ledger.Entry], _Moved]
 
 
 class Aliases:
@@ -109,8 +111,9 @@ class Aliases:
             return generation, overridden
 
         request = _request(move, request_id, version_number=version_number)
-        run = self._database.rehearse if validate_only else self._database.write
-        return run(lambda c: _move(c, move, request, act))
+        if validate_only:
+            return self._database.rehearse(lambda c: _move(c, move, request, act))
+        return self._commit(move, request, act)
 
     def rollback(
         self,
@@ -144,8 +147,7 @@ class Aliases:
             )
             return generation, overridden
 
-        request = _request(move, request_id)
-        return self._database.write(lambda c: _move(c, move, request, act))
+        return self._commit(move, _request(move, request_id), act)
 
     def delete(
         self,
@@ -216,6 +218,11 @@ class Aliases:
             row = c.execute(query.order_by(alias_moves.c.generation.desc()).limit(1)).one_or_none()
         return None if row is None else ledger.read_move(row)
 
+    def _commit(self, move: _Move, request: Request, act: _Act) -> Alias:
+        alias = self._database.write(lambda c: _move(c, move, request, act))
+        reached("alias.committed")
+        return alias
+
     def _wanted(
         self,
         name: _Name,
@@ -250,7 +257,7 @@ def _move(
     c: Connection,
     move: _Move,
     request: Request,
-    act: Callable[[Connection, ledger.Entry], _Moved],
+    act: _Act,
 ) -> Alias:
     name = move.name
     earlier = request.earlier_outcome(c)
@@ -261,6 +268,7 @@ def _move(
     generation, overridden = act(c, top)
     request.settle(c, generation=generation)
     _record(c, move, generation, overridden)
+    reached("alias.written")
     return standing(c, name.project, name.adapter, name.alias)
 
 

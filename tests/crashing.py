@@ -1,0 +1,77 @@
+"""Does what it is told in a child that kills itself at a named step: `python crashing.py`.
+
+Reads one JSON job a line, forks (nothing here has threads), and answers how the child ended. The
+registry is imported once, so that a hundred crashes take seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from tiny_registry import TinyRegistry
+
+from loradock.registry import steps
+from loradock.registry.registry import open_registry
+
+
+def publish(tiny: TinyRegistry) -> None:
+    tiny.publish(seed=1)
+
+
+def move(tiny: TinyRegistry) -> None:
+    tiny.point(2, 1)
+
+
+def roll_back(tiny: TinyRegistry) -> None:
+    tiny.roll_back(2)
+
+
+def collect(tiny: TinyRegistry) -> None:
+    list(tiny.registry.garbage.collect(tiny.project, grace_s=0.0, by="op"))
+
+
+JOBS: dict[str, Callable[[TinyRegistry], None]] = {
+    "publish": publish,
+    "move": move,
+    "roll_back": roll_back,
+    "collect": collect,
+}
+
+
+def kill_at(step: str, occurrence: int) -> Callable[[str], None]:
+    """Die without a word when a step is reached for the n-th time."""
+    left = occurrence
+
+    def on_step(reached: str) -> None:
+        nonlocal left
+        left -= reached == step
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return on_step
+
+
+def run(job: dict[str, Any]) -> None:
+    os.environ.update(job["env"])
+    tiny = TinyRegistry(open_registry(job["database_url"], job["blob_url"]))
+    steps.on_step = kill_at(job["step"], job["occurrence"])
+    JOBS[job["do"]](tiny)
+
+
+def main() -> None:
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            run(json.loads(line))
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        print(-os.WTERMSIG(status) if os.WIFSIGNALED(status) else 1, flush=True)
+
+
+if __name__ == "__main__":
+    main()
