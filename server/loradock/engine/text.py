@@ -153,12 +153,16 @@ class TextStream:
         self._pending = []
 
     def _hold(self, text: str) -> str:
-        """Add text; give all of it that can't begin a stop string; stop at a whole one."""
+        """Add text; give all of it that can't begin a stop string; stop at a whole one.
+
+        The one that is complete first counts, however the text is split into parts.
+        """
         text = self._held + text
-        found = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        found = [(text.find(stop) + len(stop), text.find(stop)) for stop in self._stops]
+        found = [(end, start) for end, start in found if start >= 0]
         if found:
             self.is_stopped, self._held = True, ""
-            return text[: min(found)]
+            return text[: min(found)[1]]
         keep = max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
