@@ -34,7 +34,6 @@ from loradock.engine.rows import Chunk, GenerateRow
 EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
 DTYPES = ("float32", "bfloat16", "int8")
-LATEST = {"support-triage": "v2", "order-extract": "v1", "pii-redact": "v1"}
 NUM_TEXTS = 60
 
 
@@ -94,6 +93,7 @@ def _distance(exact: Tensor, found: Tensor) -> dict[str, float]:
 
 def _scores(base: Path, dtype: str) -> dict[str, float]:
     """Run the examples' suites against their latest versions; give each suite's first metric."""
+    from demo_publish import TASKS
     from demo_server import BASE, server
 
     scores = {}
@@ -101,12 +101,13 @@ def _scores(base: Path, dtype: str) -> dict[str, float]:
         tempfile.TemporaryDirectory() as folder,
         server(base, Path(folder), dtype=dtype) as running,
     ):
-        for task, version in LATEST.items():
-            running.cli_json("adapter", "push", task, EXAMPLES / task / version, "--base", BASE)
+        for task, versions in TASKS.items():
+            for version in versions:
+                running.cli_json("adapter", "push", task, EXAMPLES / task / version, "--base", BASE)
+            latest = f"{task}@{len(versions)}"
             suite = EXAMPLES / task / "suite.toml"
-            recorded = running.cli_json("eval", "run", suite, "--adapter", f"{task}@1")
-            metric = recorded["metrics"][0]
-            scores[f"{task} {version}, {metric['name']}"] = metric["value"]
+            metric = running.cli_json("eval", "run", suite, "--adapter", latest)["metrics"][0]
+            scores[f"{latest}, {metric['name']}"] = metric["value"]
     return scores
 
 
