@@ -67,7 +67,9 @@ class CpuDecoder:
             _PackedLayer(layer, self._shape, kind, num_blocks) for layer in model.model.layers
         ]
         self._structs = (library.Layer * len(self._layers))(*(p.struct for p in self._layers))
-        self._head = pack(model.lm_head.weight, kind, model.lm_head.bias)
+        # The output head's rounding would go straight into the choice: it is never in 8 bits.
+        self._head = pack(model.lm_head.weight, kind.of_adapters, model.lm_head.bias)
+        self._head_shape = _shape(model, kind.of_adapters)
         if not config.tie_word_embeddings:
             _give_up(model.lm_head)
         self._vocab_size = config.vocab_size
@@ -104,11 +106,11 @@ class CpuDecoder:
         logits = torch.empty(len(wanted), -(-self._vocab_size // LANES) * LANES)
         if len(wanted):
             segments = [(_packed(s.adapter), s.start, s.end) for s in batch.wanted_segments]
-            step = self._scratch.head_step(wanted, segments, self._shape)
+            step = self._scratch.head_step(wanted, segments, self._head_shape)
             self._kernels.loradock_head(
                 self._final_norm.data_ptr(),
                 self._head.struct,
-                self._shape,
+                self._head_shape,
                 step.struct,
                 logits.data_ptr(),
             )

@@ -24,13 +24,13 @@ class Scratch:
     """Memory that steps use again; it grows to the largest step. Belongs to the step thread."""
 
     def __init__(self) -> None:
-        self._tensors: dict[str, Tensor] = {}
+        self._tensors: dict[tuple[str, torch.dtype], Tensor] = {}
 
     def take(self, name: str, size: int, dtype: torch.dtype) -> Tensor:
         """Give at least `size` numbers under a name; what they hold is anything."""
-        tensor = self._tensors.get(name)
+        tensor = self._tensors.get((name, dtype))
         if tensor is None or len(tensor) < size:
-            tensor = self._tensors[name] = torch.empty(size, dtype=dtype)
+            tensor = self._tensors[name, dtype] = torch.empty(size, dtype=dtype)
         return tensor
 
     def head_step(
