@@ -36,16 +36,18 @@ def main() -> int:
 
 
 def _page(report: ET.Element) -> str:
-    rows = [_row(case) for case in report.iter("testcase")]
+    proofs: dict[str, list[ET.Element]] = {}
+    for case in report.iter("testcase"):
+        proofs.setdefault(case.get("name", "").partition("[")[0], []).append(case)
     when = f"on {datetime.date.today()}, at commit {_commit()}, on {_machine()}"
     lines = [
         "# Proofs at full size",
         "",
         f"Written by `make prove` {when}.",
         "",
-        "| promise | proof | seconds | figures |",
-        "| --- | --- | --- | --- |",
-        *sorted(rows),
+        "| promise | proof | cases | seconds | figures |",
+        "| --- | --- | --- | --- | --- |",
+        *sorted(_row(name, cases) for name, cases in proofs.items()),
         "",
     ]
     return "\n".join(lines)
@@ -56,11 +58,23 @@ def _skipped(report: ET.Element) -> list[str]:
     return [case.get("name", "") for case in cases if case.find("skipped") is not None]
 
 
-def _row(case: ET.Element) -> str:
-    figures = {p.get("name", ""): p.get("value", "") for p in case.iter("property")}
-    promise = figures.pop("contract", "")
-    told = ", ".join(f"{name} {value}" for name, value in figures.items())
-    return f"| {promise} | `{case.get('name')}` | {float(case.get('time', 0)):.1f} | {told} |"
+def _row(name: str, cases: list[ET.Element]) -> str:
+    seconds = sum(float(case.get("time", 0)) for case in cases)
+    promises = {_properties(case).get("contract", "") for case in cases}
+    figures = "; ".join(filter(None, map(_figures, cases)))
+    told = " ".join(sorted(promises))
+    return f"| {told} | `{name}` | {len(cases)} | {seconds:.1f} | {figures} |"
+
+
+def _figures(case: ET.Element) -> str:
+    """Give what one case recorded, behind its parameters."""
+    figures = [f"{k} {v}" for k, v in _properties(case).items() if k != "contract"]
+    _, _, parameters = case.get("name", "").rstrip("]").partition("[")
+    return f"{parameters}: {', '.join(figures)}".removeprefix(": ") if figures else ""
+
+
+def _properties(case: ET.Element) -> dict[str, str]:
+    return {p.get("name", ""): p.get("value", "") for p in case.iter("property")}
 
 
 def _commit() -> str:
