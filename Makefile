@@ -36,7 +36,7 @@ proto: .venv-proto/.done ## Generate the Python code of the wire, and lint the w
 	scripts/generate_proto.sh
 	cd proto && ../.venv-proto/bin/buf lint
 
-bench: .venv/.dev base ## Measure against peers; prints a table, writes docs/bench
+bench: .venv/.dev base ## Measure against peers; writes docs/performance.md (40 minutes)
 	$(BIN)/python bench/engine.py
 
 base: .venv/.server # Fetch and convert the demo base, once

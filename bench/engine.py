@@ -1,10 +1,11 @@
-"""Loradock's engine against its peers: a table, docs/bench/engine.json and docs/bench/engine.png.
+"""Loradock's engine against its peers.
 
     python bench/engine.py [--repeat 3] [--axes adapters,callers,…]
 
 Every cell is one workload. Its arms are processes of their own, run in turns, several times;
 medians are quoted, with the lowest and the highest. Before a figure of ours is printed, tokens of
-that very run are compared with PEFT's.
+that very run are compared with PEFT's. Writes the table of docs/performance.md, and
+docs/bench/engine.json and engine.png.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import machine
+import page
 from plot import draw
 from rich.console import Console
 from rich.table import Table
@@ -39,6 +41,11 @@ OURS = "loradock"
 PEERS_OF_BASE = ("transformers",)
 PEERS_OF_ADAPTERS = ("peft_mixed", "peft_switch")
 FEWER_REQUESTS = {"peft_switch": 16}  # it takes minutes for these
+
+COLUMNS = (
+    *("cell", "arm", "tokens/s", "lowest, highest", "CPU ms/token", "MB", "of the limit"),
+    "PEFT's choice",
+)
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 
@@ -111,7 +118,6 @@ def main() -> None:
     parser.add_argument("--base", type=Path, help="a folder; by default the demo's base")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--axes", help="the axes to run, with commas; by default all")
-    parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
     base = given.base or demo_base()
     axes = given.axes.split(",") if given.axes else None
@@ -121,7 +127,8 @@ def main() -> None:
         folder = Path(adapters)
         measured = [m for cell in chosen for m in _run_cell(cell, base, folder, given.repeat)]
     _show(measured, limits)
-    _write(given.out, measured, limits)
+    page.fill("engine", COLUMNS, [list(_row(m, limits)) for m in measured])
+    _write(measured, limits)
 
 
 def _run_cell(cell: Cell, base: Path, adapters: Path, repeat: int) -> list[Measured]:
@@ -186,10 +193,8 @@ def demo_base() -> Path:
 
 def _show(measured: Sequence[Measured], limits: machine.Limits) -> None:
     table = Table(title=f"output tokens/s on {machine.describe()}")
-    for title in ("cell", "arm"):
-        table.add_column(title)
-    for title in ("median", "range", "CPU ms/token", "MB", "of the limit", "PEFT's choice"):
-        table.add_column(title, justify="right")
+    for title in COLUMNS:
+        table.add_column(title, justify="left" if title in COLUMNS[:2] else "right")
     for m in measured:
         table.add_row(*_row(m, limits))
     console.print(table)
@@ -216,8 +221,8 @@ def _share(m: Measured, limits: machine.Limits) -> float:
     return m.median("tokens_per_s") / float(most)
 
 
-def _write(out: Path, measured: Sequence[Measured], limits: machine.Limits) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+def _write(measured: Sequence[Measured], limits: machine.Limits) -> None:
+    OUT.mkdir(parents=True, exist_ok=True)
     record = {
         "date": datetime.date.today().isoformat(),
         "machine": machine.describe(),
@@ -239,8 +244,8 @@ def _write(out: Path, measured: Sequence[Measured], limits: machine.Limits) -> N
             for m in measured
         ],
     }
-    (out / "engine.json").write_text(json.dumps(record, indent=1) + "\n")
-    draw(record, out / "engine.png")
+    (OUT / "engine.json").write_text(json.dumps(record, indent=1) + "\n")
+    draw(record, OUT / "engine.png")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""What starting, loading and keeping cost: prints a table and writes docs/bench/loading.json.
+"""What starting, loading and keeping cost: prints a table, and writes it to docs/performance.md.
 
 python bench/loading.py
 """
 
 from __future__ import annotations
 
-import datetime
 import json
 import queue
 import resource
@@ -19,8 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import machine
+import page
 from arm_loradock import source_of
-from engine import OUT, demo_base
+from engine import demo_base
 from rich.console import Console
 from rich.table import Table
 from workload import Workload, write_adapters
@@ -82,9 +82,8 @@ def main() -> None:
     figures["MB at most, without base and adapters"] = _peak_mb() - weights_mb - resident
     bench.engine.close()
     _show(figures)
-    record = {"date": datetime.date.today().isoformat(), "machine": machine.describe()}
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "loading.json").write_text(json.dumps({**record, "figures": figures}, indent=1) + "\n")
+    rows = [[name, f"{figure:.2f}"] for name, figure in figures.items()]
+    page.fill("loading", ("what", "figure"), rows)
 
 
 def start_s(base: Path) -> float:

@@ -1,4 +1,4 @@
-"""What narrower weights cost: prints a table and writes docs/bench/precision.json.
+"""What narrower weights cost: prints a table, and writes it to docs/performance.md.
 
     python bench/precision.py
 
@@ -8,7 +8,6 @@ scores of the examples' adapters on all their held-out rows, through a running s
 
 from __future__ import annotations
 
-import datetime
 import json
 import sys
 import tempfile
@@ -16,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import machine
+import page
 import torch
-from engine import OUT, demo_base
+from engine import demo_base
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -54,10 +53,8 @@ def main() -> None:
         for dtype, found in logits.items()
     }
     _show(figures)
-    record = {"date": datetime.date.today().isoformat(), "machine": machine.describe()}
-    OUT.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**record, "num_texts": NUM_TEXTS, "figures": figures}, indent=1)
-    (OUT / "precision.json").write_text(text + "\n")
+    rows = [[name, *(f"{figures[d][name]:.3g}" for d in DTYPES)] for name in figures["float32"]]
+    page.fill("precision", ("figure", *DTYPES), rows)
 
 
 def _texts(base: Path) -> list[list[int]]:
