@@ -112,6 +112,13 @@ def test_s5_scores_use_prompts_and_leave_them_but_no_continuations(work, others)
             assert one == pytest.approx(other, abs=1e-4)
 
 
+def test_s5_nothing_of_a_trie_is_kept(work):
+    """Places after the prompt that fill more than a block, and hold branches side by side."""
+    texts = [(first, second, 9) for first in range(10, 20) for second in range(5)]
+    assert work.score(PROMPT, texts).cached_tokens == 0
+    assert work.settled().num_cached_blocks == NUM_BLOCKS
+
+
 def test_s5_what_is_kept_makes_room_for_new_rows(tiny_base, decoder, zoo, bare_oracle):
     """Memory for one long row: each row evicts what the one before left, the oldest first."""
     with at_work(tiny_base, decoder, kv_tokens=128) as work:
