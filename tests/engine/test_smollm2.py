@@ -18,7 +18,7 @@ pytestmark = pytest.mark.smollm2
 
 NUM_TOKENS = 64
 MIN_REFUSED = 0.25  # the share of an adapter's tokens that the base would clearly not choose
-ROUNDING = 0.5  # in logits: how far behind the best a token of a bfloat16 model may come out
+ROUNDING = 1.0  # in logits; PEFT's own tokens in bfloat16 are as far behind the float32 best
 TEXTS = [
     "The capital of France is",
     "Once upon a time, in a small village by the sea, there lived",
@@ -121,5 +121,5 @@ def test_bfloat16_answers_are_the_float32_oracles_but_for_rounding(
         (oracle.behind(prompt, tokens) <= ROUNDING).float().mean()
         for (oracle, prompt), tokens in zip(asked, found, strict=True)
     ]
-    assert min(near) >= 0.6
+    assert min(near) >= 0.75
     assert sum(near) / len(near) >= 0.95
