@@ -46,7 +46,7 @@ TINY_ZOO: dict[str, dict[str, Any]] = {
 # For SmolLM2: 30 layers, 576 wide.
 SMOLLM2_ZOO: dict[str, dict[str, Any]] = {
     "rank 4, attention": {"rank": 4, "alpha": 8, "targets": ATTENTION, "strength": 0.125},
-    "rank 8, mlp": {"rank": 8, "alpha": 16, "targets": MLP, "strength": 0.135},
+    "rank 8, mlp": {"rank": 8, "alpha": 16, "targets": MLP, "strength": 0.115},
     "rank 16, all linear": {"rank": 16, "alpha": 16, "targets": ALL_LINEAR, "strength": 0.125},
     "rank 32, queries and down": {
         "rank": 32,
