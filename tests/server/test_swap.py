@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import threading
 from collections import Counter
 from functools import partial
 from typing import Any
@@ -195,6 +196,34 @@ async def test_yank_of_a_live_version_stops_new_requests_and_unyank_lets_them(tw
         return not await refused("triage")
 
     await until(answers)
+
+
+async def test_yank_while_a_version_is_brought_in_is_not_missed(two_versions, monkeypatch):
+    await two_versions.ask("triage")
+    engine, live = two_versions.parts.engine, two_versions.parts.inside.live
+    begun, heard, go_on = threading.Event(), threading.Event(), threading.Event()
+    make_resident, forget_version = engine.make_resident, live.forget_version
+
+    def slowly(source):
+        begun.set()
+        go_on.wait(30)
+        return make_resident(source)
+
+    def hear(digest):
+        forget_version(digest)
+        heard.set()
+
+    monkeypatch.setattr(engine, "make_resident", slowly)
+    monkeypatch.setattr(live, "forget_version", hear)
+    await move(two_versions, 2)
+    await until(begun.is_set)
+    name = "projects/default/adapters/triage/versions/2"
+    yank = registry_service_pb2.YankVersionRequest(name=name, reason="leaks")
+    await two_versions.registry.YankVersion(yank, timeout=10)
+    await until(heard.is_set)
+    go_on.set()
+    await until(lambda: "yanked" in live_of(two_versions).reason)
+    assert (await two_versions.ask("triage")).answerer.version_number == 1
 
 
 async def test_deleted_alias_is_not_found(two_versions):

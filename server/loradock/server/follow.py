@@ -180,6 +180,7 @@ class Follower:
             return
         version = await self._live.version(key[0], key[1], alias.version_digest)
         async with self._residencies.lease(version):
+            version = await self._live.version(key[0], key[1], version.digest)  # yanked meanwhile?
             self._flip(key, alias, version)
 
     def _flip(self, key: AliasKey, alias: Alias, version: Version) -> None:

@@ -132,11 +132,11 @@ class Live:
         assert pin is not None
         key = (project, reference.adapter, pin)
         known = self._pins.get(key)
-        if known is None:
+        while known is None:
             num_forgotten = self._num_forgotten
             resolved = await self._threads.run(self._reader.resolve, project, reference)
-            known = resolved.version
-            if num_forgotten == self._num_forgotten:  # no version was yanked meanwhile
+            if num_forgotten == self._num_forgotten:  # else one may have been yanked meanwhile
+                known = resolved.version
                 self._remember(known)
         return known
 
