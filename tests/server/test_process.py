@@ -171,6 +171,14 @@ async def test_another_base_of_the_same_name_is_refused(tiny_base, other_tiny_ba
             pass
 
 
+async def test_the_same_base_by_another_name_is_refused_by_the_name_it_has(tiny_base, tmp_path):
+    async with running(tiny_base, tmp_path):
+        pass
+    with pytest.raises(StartRefused, match="by another name, 'tiny'.*--model-name tiny$"):
+        async with running(tiny_base, tmp_path, model_name="other"):
+            pass
+
+
 async def test_registry_alone_needs_no_model(tmp_path):
     async with running("", tmp_path, roles="registry", model="") as served:
         from loradock.v1 import registry_service_pb2

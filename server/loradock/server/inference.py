@@ -145,6 +145,11 @@ def agree_on_base(config: Config, registry: Registry, identity: Identity) -> Non
             return
         known = registry.bases.get(base.name)
     except AlreadyExists as error:
+        if error.name != base.name:
+            raise StartRefused(
+                f"the catalog knows the base of --model by another name, {error.name!r}, under "
+                f"which its adapters are: start with --model-name {error.name}"
+            ) from error
         raise StartRefused(
             f"the catalog knows another base by the name {base.name!r}: its digests are not those "
             "of --model; give it another --model-name"
