@@ -10,6 +10,7 @@ import loradock.client
 from loradock.cli import refusal
 from loradock.cli.errors import exit_code_of, report
 from loradock.cli.main import run
+from loradock.cli.names import version_number
 from loradock.cli.refusal import CommandError
 from loradock.client import (
     LoradockError,
@@ -157,3 +158,9 @@ def test_error_of_a_command_in_json(capsys):
 
 def test_command_error_is_usage_unless_said(capsys):
     assert told(capsys, CommandError("no"))[0] == 2
+
+
+def test_version_number_is_one_that_a_version_can_have():
+    assert version_number("@2147483647") == 2**31 - 1
+    with pytest.raises(CommandError, match="no version number"):
+        version_number("2147483648")

@@ -194,3 +194,10 @@ def test_token_does_not_leave_the_host_in_plain_text():
     Client("registry.example:7431", token="secret", tls=True).close()
     for local in ("127.0.0.1:1", "localhost:1", "[::1]:1", "unix:/run/loradock"):
         Client(local, token="secret").close()
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "top_k"])
+def test_number_that_the_wire_can_not_hold_is_an_invalid_request(field):
+    with Client("127.0.0.1:1") as client, pytest.raises(InvalidRequest) as raised:
+        client.generate("hi", base=True, **{field: 2**31})
+    assert raised.value.metadata["field"] == f"sampling.{field}"

@@ -12,6 +12,7 @@ from loradock.cli.refusal import CommandError
 if TYPE_CHECKING:
     from loradock.client import MetricFilter
 
+MAX_NUMBER = 2**31 - 1  # of a version
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -34,7 +35,7 @@ def split_version(text: str) -> tuple[str, int]:
 def version_number(text: str) -> int:
     """Read `2` or `@2`."""
     number = text.removeprefix("@")
-    if not number.isdecimal():
+    if not number.isdecimal() or int(number) > MAX_NUMBER:
         raise CommandError(f"{text!r} is no version number", "write it as 2")
     return int(number)
 

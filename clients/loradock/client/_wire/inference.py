@@ -55,6 +55,9 @@ def sampling_message(
     """Write how tokens are drawn; None leaves it to the version's profile."""
     if seed is not None and not 0 <= seed < 2**64:
         raise _invalid("seed", "a seed is a number from 0 to 2**64 - 1")
+    for field, value in (("max_tokens", max_tokens), ("top_k", top_k)):
+        if value is not None and not -(2**31) <= value < 2**31:
+            raise _invalid(f"sampling.{field}", f"sampling.{field}: {value} is out of range")
     return wire.Sampling(
         max_tokens=max_tokens,
         temperature=temperature,
