@@ -130,7 +130,7 @@ class TextStream:
     def flush(self) -> str:
         """Give what was held back for a stop string that did not come. Half characters are lost."""
         rest = "" if self.is_stopped else self._hold(self._whole_pending())
-        held, self._held = self._held, ""
+        held, self._held, self._pending = self._held, "", []
         return rest if self.is_stopped else rest + held
 
     def _decode(self, token: int) -> str:
