@@ -164,3 +164,8 @@ def test_version_number_is_one_that_a_version_can_have():
     assert version_number("@2147483647") == 2**31 - 1
     with pytest.raises(CommandError, match="no version number"):
         version_number("2147483648")
+
+
+def test_text_that_is_not_utf_8_is_a_usage_error(capsys):
+    assert run(["generate", "--base", "caf\udce9"]) == refusal.USAGE
+    assert "is not UTF-8" in capsys.readouterr().err

@@ -96,6 +96,8 @@ def report(error: Exception, as_json: bool) -> int | None:
     """Tell an error on stderr and give its exit code; None if it is a fault of the CLI itself."""
     if isinstance(error, ImportError):
         error = _lacking(error)
+    if isinstance(error, UnicodeError):
+        error = CommandError(f"what was given is not UTF-8: {error}")
     if not isinstance(error, CommandError | LoradockError | OSError):
         return None
     lines = [_as_json(error)] if as_json else _as_text(error)

@@ -11,7 +11,7 @@ import typer
 
 from loradock.cli.command import DryRunOption, JsonOption, LimitOption, command, noun
 from loradock.cli.inference import AdapterOption, BaseOption
-from loradock.cli.names import dataset_digest
+from loradock.cli.names import dataset_digest, version_number
 from loradock.cli.output import note, print_json, show_table, text_of
 from loradock.cli.progress import row_progress
 from loradock.cli.refusal import CommandError
@@ -178,12 +178,9 @@ def list_(
 ) -> None:
     """List recorded evaluations, the base's beside the versions'."""
     name, _, number = adapter.partition("@")
-    if number and not number.isdecimal():
-        raise CommandError(f"{adapter!r} names no version", "write it as support-triage@2")
+    asked = version_number(number) if number else None
     with connect(context) as client:
-        found = client.evaluations.list(
-            adapter=name, number=int(number) if number else None, base=base, suite=suite
-        )
+        found = client.evaluations.list(adapter=name, number=asked, base=base, suite=suite)
         _show(list(islice(found, limit)), as_json)
 
 
