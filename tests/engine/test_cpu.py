@@ -115,3 +115,9 @@ def test_what_was_built_is_used_again(tmp_path):
     assert library.build_kernels(tmp_path) == built
     assert built.stat().st_mtime_ns == stamp
     assert list(tmp_path.iterdir()) == [built]
+
+
+def test_folder_that_can_not_be_written_is_a_reason_and_no_failure(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(NoKernels, match="can't be kept"):
+        library.build_kernels(tmp_path / "file" / "kernels")

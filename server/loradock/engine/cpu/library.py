@@ -163,10 +163,13 @@ def build_kernels(folder: Path) -> Path:
         return library
     if not compiler:
         raise NoKernels("there is no C compiler (cc)")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".building-") as scratch:
-        made = _compile(compiler, Path(scratch))
-        made.replace(library)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".building-") as scratch:
+            made = _compile(compiler, Path(scratch))
+            made.replace(library)
+    except OSError as error:
+        raise NoKernels(f"what is compiled can't be kept: {error}") from error
     return library
 
 
