@@ -1,6 +1,7 @@
 """What gRPC reports becomes one typed error, chosen by the server's reason."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -198,6 +199,7 @@ def test_token_does_not_leave_the_host_in_plain_text():
 
 @pytest.mark.parametrize("field", ["max_tokens", "top_k"])
 def test_number_that_the_wire_can_not_hold_is_an_invalid_request(field):
+    too_large: dict[str, Any] = {field: 2**31}
     with Client("127.0.0.1:1") as client, pytest.raises(InvalidRequest) as raised:
-        client.generate("hi", base=True, **{field: 2**31})
+        client.generate("hi", base=True, **too_large)
     assert raised.value.metadata["field"] == f"sampling.{field}"
