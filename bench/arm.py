@@ -31,7 +31,7 @@ class Job:
 
 
 Run = Callable[[Sequence[Request]], Outputs]
-WARM_UP = 8  # requests
+WARM_UP = 4  # requests
 
 
 def run_arm(prepare: Callable[[Job], Run]) -> None:

@@ -2,7 +2,7 @@
 
 import os
 
-# A thread that waits for the others spins this long before it sleeps: some 20 microseconds. The
-# default of GCC's OpenMP, milliseconds, lets a step take ten times as long wherever something else
-# wants a core, the server's own event loop to begin with. Must be set before torch is imported.
+# Torch's threads (GCC's OpenMP) spin this long before they sleep: some 20 microseconds. The
+# default, milliseconds, takes the cores from whatever else wants them, the server's own event loop
+# to begin with. It must be set before torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")

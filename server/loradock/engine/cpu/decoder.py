@@ -73,7 +73,8 @@ class CpuDecoder:
         if not config.tie_word_embeddings:
             _give_up(model.lm_head)
         self._vocab_size = config.vocab_size
-        self._scratch = Scratch()
+        self._team = library.Team(self._kernels, torch.get_num_threads())
+        self._scratch = Scratch(self._team.threads)
         self.counts = Counts()
 
     @property
@@ -97,7 +98,9 @@ class CpuDecoder:
         step = step_of(batch, hidden, segments, self._shape, self._scratch)
         cosines, sines = self._rotary(hidden, batch.positions[None])
         step.turn(cosines[0], sines[0])
-        self._kernels.loradock_layers(self._structs, len(self._layers), self._shape, step.struct)
+        self._kernels.loradock_layers(
+            self._team.address, self._structs, len(self._layers), self._shape, step.struct
+        )
         self.counts.add(step.struct)
         return self._logits(batch, hidden)
 
@@ -108,6 +111,7 @@ class CpuDecoder:
             segments = [(_packed(s.adapter), s.start, s.end) for s in batch.wanted_segments]
             step = self._scratch.head_step(wanted, segments, self._head_shape)
             self._kernels.loradock_head(
+                self._team.address,
                 self._final_norm.data_ptr(),
                 self._head.struct,
                 self._head_shape,

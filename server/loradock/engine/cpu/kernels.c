@@ -5,18 +5,19 @@
  * registers. An adapter's factors are packed the same way and go through the same products, on the
  * slice of the tokens that are its own. Sums are float32 whatever the weights are.
  *
- * Every function runs inside the caller's OpenMP team; a barrier ends a phase whose results other
- * threads read. Vectors are GCC's, so that any CPU runs this; instructions that make the inner
+ * Every function runs in all threads of a team at once; they meet where a phase ends whose results
+ * others read. Vectors are GCC's, so that any CPU runs this; instructions that make the inner
  * product faster are used where the compiler says that they are there.
  */
 #include <math.h>
-#include <omp.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 #ifdef __AVX512F__
 #include <immintrin.h>
 #endif
+
+#include "team.h"
 
 #define LANES 16 /* outputs of a panel, keys of a block */
 #define MAX_ROWS 12 /* tokens whose sums for two panels fit into registers */
@@ -85,7 +86,7 @@ typedef struct {
 
 /* One step. */
 typedef struct {
-    int32_t threads, num_tokens, num_segments, max_blocks;
+    int32_t num_tokens, num_segments, max_blocks;
     const float *cosines, *sines; /* [tokens, rotary_dim] */
     const int32_t *table; /* [rows, max_blocks] */
     const int32_t *row; /* of a token, in `table` */
@@ -307,10 +308,8 @@ static _Thread_local int64_t counted_multiply_adds, counted_weight_bytes;
 
 /* Note what a thread has multiplied since it last did. */
 static void count(Step *step) {
-#pragma omp atomic
-    step->multiply_adds += counted_multiply_adds;
-#pragma omp atomic
-    step->weight_bytes += counted_weight_bytes;
+    __atomic_fetch_add(&step->multiply_adds, counted_multiply_adds, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&step->weight_bytes, counted_weight_bytes, __ATOMIC_RELAXED);
     counted_multiply_adds = counted_weight_bytes = 0;
 }
 
@@ -380,24 +379,24 @@ static void norm(const Step *step, const Shape *shape, const float *weight, cons
 }
 
 /* A thread's part of `own`. */
-static Operand own_part(const Step *step, const Shape *shape) {
-    const size_t token = (size_t)omp_get_thread_num() * step->own_tokens;
+static Operand own_part(const Member *me, const Step *step, const Shape *shape) {
+    const size_t token = (size_t)me->thread * step->own_tokens;
     const size_t at = token * shape->hidden, size = shape->kind == F32 ? 4 : shape->kind == BF16 ? 2 : 1;
     return (Operand){(char *)step->own.packed + at * size, (bf16 *)step->own.beside + at,
                      step->own.scales + token};
 }
 
 /* The normed operand of all tokens. Few tokens are cheaper done by every thread than waited for. */
-static Operand normed(const Step *step, const Shape *shape, const float *weight) {
-    const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
+static Operand normed(const Member *me, const Step *step, const Shape *shape, const float *weight) {
+    const int thread = me->thread, threads = me->team->threads;
     if (step->num_tokens <= step->own_tokens) {
-        const Operand own = own_part(step, shape);
+        const Operand own = own_part(me, step, shape);
         norm(step, shape, weight, &own, 0, step->num_tokens);
         return own;
     }
     norm(step, shape, weight, &step->shared, share(step->num_tokens, thread, threads),
          share(step->num_tokens, thread + 1, threads));
-#pragma omp barrier
+    team_meet(me->team);
     return step->shared;
 }
 
@@ -471,9 +470,9 @@ static void expand_all(const Step *step, const Shape *shape, int layer, int site
 /* y = x w' (+ y), with every segment's update; ends with a barrier.
  *
  * Wide and narrow products are one line of work that threads share by its cost. */
-static void project(const Step *step, const Shape *shape, const Operand *operand, const Matrix *w,
+static void project(const Member *me, const Step *step, const Shape *shape, const Operand *operand, const Matrix *w,
                     int layer, int site, float *y, int add) {
-    const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
+    const int thread = me->thread, threads = me->team->threads;
     const int panels = panels_of(w);
     const size_t ldy = (size_t)panels * LANES;
     const Target to = {y, ldy, add, operand->scales};
@@ -485,11 +484,11 @@ static void project(const Step *step, const Shape *shape, const Operand *operand
             operand->packed, w->inputs, 0, step->num_tokens, &to);
     if (narrow) {
         shrink_part(step, shape, operand, layer, site, wide, begin, end);
-#pragma omp barrier
+    team_meet(me->team);
         expand_all(step, shape, layer, site, y, ldy, share(panels, thread, threads),
                    share(panels, thread + 1, threads));
     }
-#pragma omp barrier
+    team_meet(me->team);
 }
 
 static void head_norm(float *x, const float *weight, int dim, float epsilon) {
@@ -693,8 +692,8 @@ static void attend(const Step *step, const Layer *layer, const Shape *shape, int
 
 /* Attention of all tokens, as the next operand; ends with a barrier. A token's keys must be placed
  * before another one sees them: nobody's are, where each is the last of a row of its own. */
-static void attend_all(const Step *step, const Layer *layer, const Shape *shape) {
-    const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
+static void attend_all(const Member *me, const Step *step, const Layer *layer, const Shape *shape) {
+    const int thread = me->thread, threads = me->team->threads;
     const int group = shape->heads / shape->key_heads, width = shape->heads * shape->dim;
     float *weights = step->scores + (size_t)thread * MAX_GROUP * step->max_places;
     float out[width];
@@ -702,15 +701,15 @@ static void attend_all(const Step *step, const Layer *layer, const Shape *shape)
         const int end = share(step->num_tokens, thread + 1, threads);
         for (int token = share(step->num_tokens, thread, threads); token < end; token++)
             place(step, layer, shape, token);
-#pragma omp barrier
+    team_meet(me->team);
     }
-#pragma omp for schedule(dynamic, 1)
-    for (int token = 0; token < step->num_tokens; token++) {
+    for (int token; (token = team_next(me->team)) < step->num_tokens;) {
         if (step->is_decoding) place(step, layer, shape, token);
         for (int head = 0; head < shape->key_heads; head++)
             attend(step, layer, shape, token, head, weights, out + head * group * shape->dim);
         pack_operand(&step->shared, shape, token, out, width);
     }
+    team_meet(me->team);
 }
 
 static void gate(const Step *step, const Shape *shape, int begin, int end) {
@@ -728,35 +727,53 @@ static void gate(const Step *step, const Shape *shape, int begin, int end) {
 
 /* ---- what is called from outside ----------------------------------------------------------- */
 
-void loradock_layers(const Layer *layers, int num_layers, const Shape *shape, Step *step) {
-#pragma omp parallel num_threads(step->threads)
-    {
-        const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
-        const int begin = share(step->num_tokens, thread, threads);
-        const int end = share(step->num_tokens, thread + 1, threads);
-        for (int i = 0; i < num_layers; i++) {
-            const Layer *layer = &layers[i];
-            Operand x = normed(step, shape, layer->attention_norm);
-            project(step, shape, &x, &layer->qkv, i, QKV, step->wide, 0);
-            attend_all(step, layer, shape);
-            project(step, shape, &step->shared, &layer->out, i, OUT, step->hidden, 1);
-            x = normed(step, shape, layer->mlp_norm);
-            project(step, shape, &x, &layer->gate_up, i, GATE_UP, step->wide, 0);
-            gate(step, shape, begin, end);
-#pragma omp barrier
-            project(step, shape, &step->shared, &layer->down, i, DOWN, step->hidden, 1);
-        }
-        count(step);
+typedef struct {
+    const Layer *layers;
+    int num_layers;
+    const float *final_norm;
+    const Matrix *head;
+    float *logits;
+    const Shape *shape;
+    Step *step;
+} Job;
+
+static void run_layers(const Member *me, void *argument) {
+    const Job *job = argument;
+    const Shape *shape = job->shape;
+    Step *step = job->step;
+    const int begin = share(step->num_tokens, me->thread, me->team->threads);
+    const int end = share(step->num_tokens, me->thread + 1, me->team->threads);
+    for (int i = 0; i < job->num_layers; i++) {
+        const Layer *layer = &job->layers[i];
+        Operand x = normed(me, step, shape, layer->attention_norm);
+        project(me, step, shape, &x, &layer->qkv, i, QKV, step->wide, 0);
+        attend_all(me, step, layer, shape);
+        project(me, step, shape, &step->shared, &layer->out, i, OUT, step->hidden, 1);
+        x = normed(me, step, shape, layer->mlp_norm);
+        project(me, step, shape, &x, &layer->gate_up, i, GATE_UP, step->wide, 0);
+        gate(step, shape, begin, end);
+        team_meet(me->team);
+        project(me, step, shape, &step->shared, &layer->down, i, DOWN, step->hidden, 1);
     }
+    count(step);
+}
+
+static void run_head(const Member *me, void *argument) {
+    const Job *job = argument;
+    const Operand x = normed(me, job->step, job->shape, job->final_norm);
+    project(me, job->step, job->shape, &x, job->head, 0, 0, job->logits, 0);
+    count(job->step);
+}
+
+void loradock_layers(Team *team, const Layer *layers, int num_layers, const Shape *shape,
+                     Step *step) {
+    Job job = {.layers = layers, .num_layers = num_layers, .shape = shape, .step = step};
+    team_run(team, run_layers, &job);
 }
 
 /* The final norm and the output head over the step's `hidden`; logits: [tokens, padded outputs]. */
-void loradock_head(const float *weight, const Matrix *head, const Shape *shape, Step *step,
-                   float *logits) {
-#pragma omp parallel num_threads(step->threads)
-    {
-        const Operand x = normed(step, shape, weight);
-        project(step, shape, &x, head, 0, 0, logits, 0);
-        count(step);
-    }
+void loradock_head(Team *team, const float *norm, const Matrix *head, const Shape *shape,
+                   Step *step, float *logits) {
+    Job job = {.final_norm = norm, .head = head, .logits = logits, .shape = shape, .step = step};
+    team_run(team, run_head, &job);
 }

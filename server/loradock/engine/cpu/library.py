@@ -15,13 +15,15 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import weakref
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("kernels.c")
+INCLUDED = Path(__file__).with_name("team.h")
 FLAGS = (
-    *("-std=gnu11", "-O3", "-march=native", "-fPIC", "-fopenmp", "-fno-strict-aliasing"),
-    *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
+    *("-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC", "-pthread"),
+    *("-fno-strict-aliasing", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
 )
 BUILD_TIMEOUT_S = 120
 
@@ -105,7 +107,6 @@ class Step(Structure):
     """`Step` of kernels.c."""
 
     _fields_ = [
-        ("threads", c_int32),
         ("num_tokens", c_int32),
         ("num_segments", c_int32),
         ("max_blocks", c_int32),
@@ -133,21 +134,39 @@ class Step(Structure):
     ]
 
 
+class Team:
+    """Threads that go through steps together. One caller at a time; they end with the object."""
+
+    def __init__(self, kernels: ctypes.CDLL, threads: int) -> None:
+        """Start them; where the system gives fewer, go on with those."""
+        self.address: int | None = kernels.loradock_team_new(threads)
+        if self.address is None:
+            raise MemoryError("no memory for a team of threads")
+        self.threads: int = kernels.loradock_team_threads(self.address)
+        weakref.finalize(self, kernels.loradock_team_free, self.address)
+
+
 @functools.cache
 def load_kernels() -> ctypes.CDLL:
     """Give the kernels, built if need be. Raises `NoKernels`."""
     library = build_kernels(_cache_folder())
-    _share_thread_pool()
     try:
         kernels = ctypes.CDLL(str(library))
     except OSError as error:
         raise NoKernels(f"what the compiler made can't be loaded: {error}") from error
-    kernels.loradock_layers.argtypes = [POINTER(Layer), c_int32, POINTER(Shape), POINTER(Step)]
+    kernels.loradock_layers.argtypes = [
+        *(c_void_p, POINTER(Layer), c_int32, POINTER(Shape), POINTER(Step))
+    ]
     kernels.loradock_layers.restype = None
     kernels.loradock_head.argtypes = [
-        *(c_void_p, POINTER(Matrix), POINTER(Shape), POINTER(Step), c_void_p)
+        *(c_void_p, c_void_p, POINTER(Matrix), POINTER(Shape), POINTER(Step), c_void_p)
     ]
     kernels.loradock_head.restype = None
+    kernels.loradock_team_new.argtypes = [c_int32]
+    kernels.loradock_team_new.restype = c_void_p
+    kernels.loradock_team_threads.argtypes = [c_void_p]
+    kernels.loradock_team_free.argtypes = [c_void_p]
+    kernels.loradock_team_free.restype = None
     return kernels
 
 
@@ -157,7 +176,8 @@ def build_kernels(folder: Path) -> Path:
     Any number of processes may do so at once. Raises `NoKernels`.
     """
     compiler = shlex.split(os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or "")
-    identity = (SOURCE.read_bytes(), repr((compiler, FLAGS, _processor())).encode())
+    sources = SOURCE.read_bytes() + INCLUDED.read_bytes()
+    identity = (sources, repr((compiler, FLAGS, _processor())).encode())
     library = folder / f"{hashlib.sha256(b'|'.join(identity)).hexdigest()[:32]}.so"
     if library.exists():
         return library
@@ -174,36 +194,15 @@ def build_kernels(folder: Path) -> Path:
 
 
 def _compile(compiler: list[str], scratch: Path) -> Path:
-    """Compile, then link without an OpenMP library: torch's own is to be used, see below."""
-    compiled, made = scratch / "kernels.o", scratch / "kernels.so"
-    for command in (
-        [*compiler, *FLAGS, "-c", str(SOURCE), "-o", str(compiled)],
-        [*compiler, "-shared", str(compiled), "-o", str(made), "-lm"],
-    ):
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise NoKernels(f"{compiler[0]} could not be run: {error}") from error
-        if done.returncode:
-            raise NoKernels(f"{compiler[0]} failed: {done.stderr.strip()[-500:]}")
+    made = scratch / "kernels.so"
+    command = [*compiler, *FLAGS, str(SOURCE), "-o", str(made), "-lm"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoKernels(f"{compiler[0]} could not be run: {error}") from error
+    if done.returncode:
+        raise NoKernels(f"{compiler[0]} failed: {done.stderr.strip()[-500:]}")
     return made
-
-
-def _share_thread_pool() -> None:
-    """Let the kernels' OpenMP calls find the library that torch brought.
-
-    Two pools in one process would wait for work at each other's cost.
-    """
-    try:
-        maps = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        maps = []
-    known = {line.split()[-1] for line in maps if "libgomp" in line or "libiomp5" in line}
-    try:
-        for name in sorted(known) or ["libgomp.so.1"]:
-            ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
-    except OSError as error:
-        raise NoKernels(f"there is no OpenMP library: {error}") from error
 
 
 def _processor() -> str:

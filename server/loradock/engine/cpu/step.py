@@ -23,7 +23,8 @@ PackedSegment = tuple[PackedUpdates, int, int]  # updates, first token, last tok
 class Scratch:
     """Memory that steps use again; it grows to the largest step. Belongs to the step thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
         self._tensors: dict[tuple[str, torch.dtype], Tensor] = {}
 
     def take(self, name: str, size: int, dtype: torch.dtype) -> Tensor:
@@ -37,7 +38,7 @@ class Scratch:
         self, hidden: Tensor, segments: Sequence[PackedSegment], shape: library.Shape
     ) -> CpuStep:
         """Make the step in which the output head runs over [wanted, hidden]."""
-        struct = library.Step(threads=torch.get_num_threads(), num_tokens=len(hidden))
+        struct = library.Step(num_tokens=len(hidden))
         step = CpuStep(struct)
         struct.hidden = hidden.data_ptr()
         _add_operands(step, len(hidden), shape.hidden, shape, self)
@@ -72,7 +73,7 @@ def step_of(
 ) -> CpuStep:
     """Make the step in which all layers run over a batch; `hidden` [tokens, hidden] is changed."""
     num_tokens = len(batch)
-    step = CpuStep(library.Step(threads=torch.get_num_threads(), num_tokens=num_tokens))
+    step = CpuStep(library.Step(num_tokens=num_tokens))
     step.struct.hidden = step.keep(hidden)
     _add_places(step, batch)
     _add_masks(step, batch)
@@ -124,7 +125,7 @@ def _add_operands(
 ) -> None:
     kind = Kind(shape.kind)
     step.struct.shared = _operand("shared", num_tokens, widest, kind, scratch)
-    own = step.struct.threads * OWN_TOKENS
+    own = scratch.threads * OWN_TOKENS
     step.struct.own = _operand("own", own, shape.hidden, kind, scratch)
     step.struct.own_tokens = OWN_TOKENS
 
@@ -162,5 +163,5 @@ def _add_segments(
 
 
 def _add_scores(step: CpuStep, scratch: Scratch) -> None:
-    size = step.struct.threads * MAX_GROUP * step.struct.max_places
+    size = scratch.threads * MAX_GROUP * step.struct.max_places
     step.struct.scores = scratch.take("scores", size, torch.float32).data_ptr()
