@@ -138,9 +138,12 @@ def test_c5_interrupted_is_130(scripted):
     scripted.answer("StreamGenerate", generating(scripted.ended))
     command = [LORADOCK, "--address", scripted.address, "generate", "--adapter", "a", "hi"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        assert scripted.ended.wait(20)
-        process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=20)
+        try:
+            assert scripted.ended.wait(20)
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=20)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert b"Traceback" not in told
 
