@@ -35,13 +35,14 @@ class Row:
         self._is_left = False
 
     def push(self, event: RowEvent) -> None:
-        """Queue an event; past the bound the row is overrun, and only its end is kept."""
+        """Queue an event; past the bound the row is overrun, but not by its last event."""
         if event.finish is not None and not self.ended.done():
             self.ended.set_result(None)
         if self._is_left:
             return
         self._num_waiting_tokens += len(event.tokens)
-        if self._num_waiting_tokens > self._max_waiting_tokens and not self.is_overrun:
+        is_past = self._num_waiting_tokens > self._max_waiting_tokens
+        if is_past and event.finish is None and not self.is_overrun:
             self.is_overrun = True
             self._events.clear()
             self._on_overrun(SlowReader(self._max_waiting_tokens))
