@@ -194,7 +194,7 @@ REFUSED = {
     "not a number": (lambda f: edit_json(f / "config.json", hidden_size="a"), "can't be loaded"),
     "outside": (outside, "no weight_map of files beside it"),
     "no tokenizer": (no_tokenizer, "no tokenizer"),
-    "no config": (lambda f: (f / "config.json").unlink(), "no config.json"),
+    "no config": (lambda f: (f / "config.json").unlink(), r"no model .config\.json. in"),
     "bad config": (lambda f: (f / "config.json").write_text("{"), "can't be read"),
     "a list": (lambda f: (f / "config.json").write_text("[]"), "no JSON object"),
     "no model": (lambda f: edit_json(f / "config.json", model_type="t5"), "can't be loaded"),
@@ -208,6 +208,11 @@ def test_a1_what_is_no_whole_safe_base_is_refused_with_the_reason(copy, spoil, m
     with pytest.raises(BaseError, match=message):
         load_base(copy, "x")
     assert not (copy / "run").exists(), "something in the files was run"
+
+
+def test_an_empty_folder_is_refused_before_its_tokenizer_is_looked_for(tmp_path):
+    with pytest.raises(BaseError, match=r"there is no model \(config\.json\) in .*"):
+        find_base(tmp_path)
 
 
 @pytest.mark.parametrize(

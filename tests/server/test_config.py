@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from loradock.server.config import Config, load_config
+from loradock.server.config import DTYPES, Config, load_config
 from loradock.server.errors import StartRefused
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -91,11 +91,25 @@ def test_token_that_is_none_is_refused(tmp_path):
         *(("max_running_rows", "0"), ("stream_buffer_tokens", "0"), ("port", "70000")),
         *(("follow_interval_s", "0"), ("heartbeat_interval_s", "nan"), ("rollback_window_s", "-1")),
         *(("log_level", "loud"), ("roles", ""), ("max_queue", "-1"), ("insecure", "perhaps")),
+        *(("dtype", "int3"), ("dtype", "float16"), ("device", "abacus"), ("device", "cuda:")),
     ],
 )
 def test_value_out_of_range_is_refused_by_name(setting, value):
     with pytest.raises(StartRefused, match=f"^{setting}: "):
         load_config({"model": "m"}, {f"LORADOCK_{setting.upper()}": value})
+
+
+@pytest.mark.parametrize("setting", ["kv_tokens", "step_tokens", "threads", "max_queue"])
+def test_negative_number_is_told_what_is_the_least(setting):
+    with pytest.raises(StartRefused, match=f"^{setting}: must be at least 0$"):
+        load_config({"model": "m", setting: "-4"}, {})
+
+
+def test_dtypes_are_those_of_the_engine():
+    from loradock.engine import loading
+
+    assert {*DTYPES} == {"auto", *loading.DTYPES}
+    assert [Config(model="m", device=d).device for d in ("cpu", "cuda", "cuda:1")]
 
 
 def test_file_takes_toml_own_kinds(tmp_path):

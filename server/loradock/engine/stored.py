@@ -77,12 +77,22 @@ def find_base(model: str | Path) -> Path:
     """
     path = Path(model).expanduser()
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
-        return path.resolve()
+        return _refuse_no_model(path).resolve()
     if path.is_file():
         raise BaseError(f"{model} is no base: give the folder that holds it, or a GGUF file")
     if isinstance(model, Path) or model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise BaseError(f"there is no folder and no GGUF file {model}")
     return _from_hub(model)
+
+
+def _refuse_no_model(path: Path) -> Path:
+    """Refuse a folder that holds no model, before anything looks for a part of one."""
+    if path.is_dir():
+        if (path / "adapter_config.json").exists():
+            raise BaseError(f"{path} holds an adapter: give the folder of the base it was made for")
+        if not (path / "config.json").exists():
+            raise BaseError(f"there is no model (config.json) in {path}")
+    return path
 
 
 def read_base(path: Path) -> StoredBase:
@@ -112,8 +122,6 @@ def _first_line(error: Exception) -> str:
 
 
 def _read_folder(folder: Path) -> StoredBase:
-    if (folder / "adapter_config.json").exists():
-        raise BaseError(f"{folder} holds an adapter: give the folder of the base it was made for")
     config = _json(folder / "config.json")
     tensors = [t for file in _weight_files(folder) for t in _safetensors(file)]
     names = Counter(tensor.name for tensor in tensors)

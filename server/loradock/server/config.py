@@ -22,6 +22,7 @@ from loradock.server.errors import StartRefused
 T = TypeVar("T")
 
 PREFIX = "LORADOCK_"
+DTYPES = ("auto", "float32", "bfloat16", "int8")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 OF_THE_CLI = {"config", "address", "timeout", "json", "tls", "ca_file"}  # read elsewhere
 _UNITS = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
@@ -212,7 +213,7 @@ def _read_bool(value: object) -> bool:
 
 
 def _read_int(value: object) -> int:
-    match = re.fullmatch(r"(\d+)\s*([a-z]*)", str(value).strip().lower())
+    match = re.fullmatch(r"(-?\d+)\s*([a-z]*)", str(value).strip().lower())
     if match is None:
         raise ValueError(value)
     return int(match[1]) * _UNITS[match[2]]
@@ -248,11 +249,20 @@ def _out_of_range(config: Config) -> list[str]:
         "default_max_tokens",
         "stream_buffer_tokens",
     )
+    at_least_zero = (
+        *("threads", "cache_bytes", "max_adapter_bytes"),
+        *("max_queue", "kv_tokens", "step_tokens"),
+    )
     positive = ("follow_interval_s", "heartbeat_interval_s", "max_deadline_s")
     not_negative = ("rollback_window_s", "drain_grace_s")
     problems = [f"{n}: must be at least 1" for n in at_least_one if getattr(config, n) < 1]
+    problems += [f"{n}: must be at least 0" for n in at_least_zero if getattr(config, n) < 0]
     problems += [f"{n}: must be more than 0" for n in positive if not getattr(config, n) > 0]
     problems += [f"{n}: must not be negative" for n in not_negative if not getattr(config, n) >= 0]
+    if config.dtype not in DTYPES:
+        problems.append(f"dtype: {config.dtype!r} is none of {', '.join(DTYPES)}")
+    if not re.fullmatch(r"(cpu|cuda)(:\d+)?", config.device):
+        problems.append(f"device: {config.device!r} is neither cpu nor cuda")
     if config.log_level.lower() not in LOG_LEVELS:
         problems.append(f"log_level: say {', '.join(LOG_LEVELS)}")
     if config.token and config.token_file != Path():

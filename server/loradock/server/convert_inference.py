@@ -106,7 +106,8 @@ def _check_sampling(wanted: Wanted) -> None:
 
 def _in_range(name: str, value: float | None, low: float, high: float) -> None:
     if value is not None and not low <= value <= high:
-        raise InvalidArgument(f"sampling.{name}", f"{value} is not in [{low}, {high}]")
+        bound = f"at least {low}" if high == math.inf else f"in [{low}, {high}]"
+        raise InvalidArgument(f"sampling.{name}", f"must be {bound}, not {value}")
 
 
 def read_continuations(field: str, texts: Sequence[str], max_bytes: int) -> tuple[str, ...]:
