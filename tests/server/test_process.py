@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +18,11 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from served import inference, reason_of, running, target_of
 from tiny_gguf import make_tiny_gguf
 
+from loradock.server import app
+from loradock.server.app import start_server
+from loradock.server.config import Config
 from loradock.server.errors import StartRefused
+from loradock.server.listen import refuse_taken_port
 from loradock.v1 import inference_service_pb2_grpc
 
 LORADOCK = [sys.executable, "-m", "loradock.cli.main"]
@@ -101,7 +106,26 @@ async def test_stopping_twice_is_stopping_once(tiny_base, tmp_path):
         await served.server.stop()
 
 
-async def test_what_cant_start_leaves_nothing_behind(tiny_base, tmp_path):
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_taken_port_is_told_before_anything_is_begun(host, tmp_path):
+    said: list[str] = []
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        config = Config(model=str(tmp_path), data_dir=tmp_path / "data", host=host, port=port)
+        with pytest.raises(StartRefused, match=f"can't listen on {host}:{port}: .*--port"):
+            await start_server(config, said.append)
+    assert not said
+    assert not (tmp_path / "data").exists()
+    await refuse_taken_port(host, port)
+
+
+async def test_what_cant_start_leaves_nothing_behind(tiny_base, tmp_path, monkeypatch):
+    async def miss_it(host, port):
+        pass
+
+    monkeypatch.setattr(app, "refuse_taken_port", miss_it)  # as if it was taken only later
     async with running(tiny_base, tmp_path) as served:
         port = int(served.server.address.rpartition(":")[2])
         before = set(threading.enumerate())

@@ -23,7 +23,7 @@ from loradock.server.follow_wait import FollowWait
 from loradock.server.gate import Gate
 from loradock.server.inference import Inference, start_inference
 from loradock.server.interceptors import CallInterceptor
-from loradock.server.listen import Listener, Register
+from loradock.server.listen import Listener, Register, refuse_taken_port
 from loradock.server.principal import Authenticator
 from loradock.server.registry_service import RegistryService
 from loradock.server.server_service import ServerService, limits_of
@@ -96,6 +96,7 @@ async def start_server(
     """
     config.refuse_open_door()
     authenticator = authenticator or Authenticator(config.read_token(), config.project)
+    await refuse_taken_port(config.host, config.port)
     async with AsyncExitStack() as undo:
         say("opening the registry …")
         registry = await asyncio.to_thread(

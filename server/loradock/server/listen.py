@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
+import socket
 from collections.abc import Callable, Mapping
 
 import grpc
@@ -17,6 +21,36 @@ HARD_LIMIT_FACTOR = 4
 MIN_PING_INTERVAL_MS = 30_000  # the SDK pings every 60 s while calls run
 
 Register = Callable[[grpc.aio.Server], None]
+
+
+async def refuse_taken_port(host: str, port: int) -> None:
+    """Raise StartRefused if nothing could listen there, before anything else is begun."""
+    if port:
+        await asyncio.to_thread(_probe, host.strip("[]"), port)
+
+
+def _probe(host: str, port: int) -> None:
+    try:
+        places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise StartRefused(f"can't listen on {host}:{port}: {error.strerror}") from error
+    refusals = [refusal for family, *_, at in places if (refusal := _bind_error(family, at))]
+    taken = [refusal for refusal in refusals if refusal.errno == errno.EADDRINUSE]
+    if taken or len(refusals) == len(places):
+        why = (taken or refusals)[0]
+        hint = "; give another --port, 0 for a free one" if taken else ""
+        raise StartRefused(f"can't listen on {host}:{port}: {why.strerror}{hint}") from why
+
+
+def _bind_error(family: int, address: tuple[object, ...]) -> OSError | None:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            if os.name == "posix":  # as gRPC does: a port that was just let go is free
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        return error
+    return None
 
 
 class Listener:
