@@ -55,7 +55,8 @@ def test_sdk_block(address):
     code = block("sdk").replace("127.0.0.1:7431", address)
     said = run(sys.executable, "-c", code, address=address)
     assert "order-extract 1" in said
-    assert "baseModels/smollm2-135m-instruct" in said
+    assert re.search(r"^\w+ [01]\.\d+$", said, re.MULTILINE), "the label has a line of its own"
+    assert "\nsmollm2-135m-instruct " in said
     assert "NOT_FOUND" in said
 
 

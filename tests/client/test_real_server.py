@@ -140,7 +140,7 @@ def test_answers_name_their_version(client, live):
     assert by_number.answerer.alias == ""
     base = client.generate("refund please", base=True, max_tokens=8, temperature=0)
     assert (base.answerer.adapter, base.answerer.version_digest) == ("", "")
-    assert base.answerer.base_model == f"baseModels/{BASE}"
+    assert base.answerer.base_model == BASE
     assert base.answerer.base_digests == by_alias.answerer.base_digests
     assert base.text != by_alias.text
 

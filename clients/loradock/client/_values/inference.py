@@ -18,7 +18,7 @@ class Answerer:
     alias: str  # empty for a reference by number or digest
     generation: int
     base_digests: BaseDigests
-    base_model: str  # "baseModels/smollm2-135m-instruct"
+    base_model: str  # "smollm2-135m-instruct"
     engine_profile: str  # "cpu/float32"
     request_id: str
     server_id: str

@@ -83,7 +83,7 @@ def answerer_of(message: wire.Answerer) -> values.Answerer:
         alias=part_after(message.alias, "aliases") or message.alias,
         generation=message.generation,
         base_digests=base_digests_of(message.base_digests),
-        base_model=message.base_model,
+        base_model=part_after(message.base_model, "baseModels") or message.base_model,
         engine_profile=message.engine_profile,
         request_id=message.request_id,
         server_id=message.server_id,
