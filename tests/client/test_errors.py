@@ -1,6 +1,7 @@
 """What gRPC reports becomes one typed error, chosen by the server's reason."""
 
 import asyncio
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import grpc
@@ -134,6 +135,66 @@ def test_c1_s3_who_answers_is_said_before_any_call(scripted, arguments):
         for ask in (client.generate, client.stream, client.classify, client.count_tokens):
             with pytest.raises(InvalidRequest):
                 ask("hi", **arguments)
+    assert not scripted.calls
+
+
+WEST = timezone(timedelta(hours=-12))
+HALF = "\ud83d"  # of an emoji: a lone surrogate
+
+
+@pytest.mark.parametrize(
+    ("ask", "field"),
+    [
+        (lambda c: c.aliases.set("a", "p", 2**40, etag=""), "version_number"),
+        (lambda c: c.aliases.set("a", "p", 1, etag="", wait_s=1e30), "seconds"),
+        (lambda c: c.aliases.at("a", "p", datetime.max.replace(tzinfo=WEST)), "time"),
+        (lambda c: c.aliases.set("a", "p", 1, etag="", request_id="\u00e9"), "request_id"),
+        (lambda c: c.stream("hi", base=True, request_id=HALF), "request_id"),
+        (lambda c: list(c.evaluations.list(number=-(2**40))), "version_number"),
+        (lambda c: list(c.adapters.list(page_size=2**31)), "page_size"),
+        (lambda c: c.adapters.get(HALF), "name"),
+        (lambda c: c.adapters.update("a", tags=[HALF]), "tags"),
+        (lambda c: c.generate(HALF, base=True), "prompt.text"),
+        (lambda c: c.stream([{"role": "user", "content": HALF}], base=True), "prompt.content"),
+        (lambda c: c.generate("hi", base=True, stop=HALF), "sampling.stop"),
+        (lambda c: c.generate("hi", base=True, temperature=10**400), "sampling.temperature"),
+        (lambda c: c.score("hi", ["a", HALF], base=True), "continuations"),
+        (lambda c: c.lineage(dataset=HALF), "dataset_digest"),
+        (lambda c: c.lineage("a", max_depth=2**40), "max_depth"),
+        (lambda c: c.server.override("a", "p", to=HALF, reason="r"), "version_digest"),
+        (lambda c: c.versions.resolve(f"a@{'9' * 5000}"), None),
+    ],
+)
+def test_what_no_field_can_hold_is_an_invalid_request(scripted, ask, field):
+    with Client(scripted.address) as client, pytest.raises(InvalidRequest) as raised:
+        ask(client)
+    assert field is None or raised.value.metadata == {"field": field}
+    assert field is None or field in str(raised.value)
+
+
+@pytest.mark.parametrize("limit_s", [0, -1, float("nan")])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda c: c.adapters.get("a"),
+        lambda c: c.generate("hi", base=True),
+        lambda c: c.stream("hi", base=True).result(),
+        lambda c: c.aliases.set("a", "p", 1, etag="", wait_s=30),
+        lambda c: list(c.admin.verify()),
+    ],
+)
+def test_no_time_at_all_is_over_at_once(scripted, ask, limit_s):
+    with Client(scripted.address, timeout_s=limit_s) as client, pytest.raises(DeadlineExceeded):
+        ask(client)
+    assert not scripted.calls
+
+
+def test_no_time_for_one_call_is_not_the_clients_time(scripted):
+    with Client(scripted.address, timeout_s=5) as client:
+        with pytest.raises(DeadlineExceeded):
+            client.generate("hi", base=True, timeout_s=0)
+        with pytest.raises(DeadlineExceeded):
+            client.stream("hi", base=True, timeout_s=0)
     assert not scripted.calls
 
 

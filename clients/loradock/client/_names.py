@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from loradock.client._errors import InvalidRequest
 
+MAX_NUMBER_DIGITS = 18  # far more than any version has; Python itself reads no more than 4300
+
 
 @dataclass(frozen=True, slots=True)
 class Reference:
@@ -34,7 +36,7 @@ def parse_reference(text: str, project: str) -> Reference:
     if at:
         if pin.startswith("sha256:"):
             return Reference(project, adapter, digest=pin)
-        if pin.isdecimal() and pin.isascii():
+        if pin.isdecimal() and pin.isascii() and len(pin) <= MAX_NUMBER_DIGITS:
             return Reference(project, adapter, number=int(pin))
         raise _bad_reference(text)
     adapter, colon, alias = adapter.partition(":")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from loradock.client._async.calls import AsyncCalls
 from loradock.client._names import adapter_name, project_name, split_adapter
 from loradock.client._values.registry import Adapter, MetricFilter
+from loradock.client._wire.built import built
 from loradock.client._wire.registry import adapter_of, filter_message
 from loradock.v1 import registry_service_pb2 as wire
 from loradock.v1.registry_service_pb2_grpc import RegistryServiceStub
@@ -30,7 +31,8 @@ class AsyncAdapters:
     ) -> Adapter:
         """Create an adapter without a version. A push of the first version does so, too."""
         project, adapter_id = split_adapter(adapter, self._calls.project)
-        request = wire.CreateAdapterRequest(
+        request = built(
+            wire.CreateAdapterRequest,
             parent=project_name(project),
             adapter_id=adapter_id,
             owner=owner,
@@ -42,7 +44,7 @@ class AsyncAdapters:
 
     async def get(self, adapter: str) -> Adapter:
         """Give an adapter."""
-        request = wire.GetAdapterRequest(name=adapter_name(adapter, self._calls.project))
+        request = built(wire.GetAdapterRequest, name=adapter_name(adapter, self._calls.project))
         return adapter_of((await self._calls.unary(self._stub.GetAdapter, request)).adapter)
 
     def list(
@@ -55,7 +57,8 @@ class AsyncAdapters:
         page_size: int = 0,
     ) -> AsyncIterator[Adapter]:
         """List the project's adapters, those that all given filters let through."""
-        request = wire.ListAdaptersRequest(
+        request = built(
+            wire.ListAdaptersRequest,
             parent=project_name(self._calls.project),
             filter=filter_message(base, tag, text, metric),
             page_size=page_size,
@@ -74,16 +77,17 @@ class AsyncAdapters:
         etag: str = "",
     ) -> Adapter:
         """Change what is not None; with an `etag`, only what was read under it."""
-        request = wire.UpdateAdapterRequest(
+        request = built(
+            wire.UpdateAdapterRequest,
             name=adapter_name(adapter, self._calls.project),
             owner=owner,
             description=description,
-            tags=None if tags is None else wire.TagSet(tags=tags),
+            tags=None if tags is None else built(wire.TagSet, tags=tags),
             etag=etag,
         )
         return adapter_of((await self._calls.unary(self._stub.UpdateAdapter, request)).adapter)
 
     async def delete(self, adapter: str) -> None:
         """Remove an adapter that has no version and no alias left."""
-        request = wire.DeleteAdapterRequest(name=adapter_name(adapter, self._calls.project))
+        request = built(wire.DeleteAdapterRequest, name=adapter_name(adapter, self._calls.project))
         await self._calls.unary(self._stub.DeleteAdapter, request)

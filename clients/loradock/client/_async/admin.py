@@ -21,6 +21,7 @@ from loradock.client._wire.admin import (
     garbage_of,
     verification_of,
 )
+from loradock.client._wire.built import built
 from loradock.client._wire.scalars import duration
 from loradock.v1 import admin_service_pb2 as wire
 from loradock.v1.admin_service_pb2_grpc import AdminServiceStub
@@ -40,7 +41,8 @@ class AsyncAdmin:
 
         With `dry_run` nothing is taken. What is not read to its end is not collected to its end.
         """
-        request = wire.CollectGarbageRequest(
+        request = built(
+            wire.CollectGarbageRequest,
             parent=project_name(self._calls.project),
             grace=None if grace_s is None else duration(grace_s),
             validate_only=dry_run,
@@ -54,7 +56,7 @@ class AsyncAdmin:
 
     async def verify(self) -> AsyncIterator[Verification]:
         """Read every stored byte again; tell again and again how far it is, and what it found."""
-        request = wire.VerifyBlobsRequest(parent=project_name(self._calls.project))
+        request = built(wire.VerifyBlobsRequest, parent=project_name(self._calls.project))
         answers = self._calls.download(
             self._stub.VerifyBlobs, request, timeout_s=deadline_s("VerifyBlobs")
         )
@@ -63,8 +65,10 @@ class AsyncAdmin:
 
     def audit_events(self, *, page_size: int = 0) -> AsyncIterator[AuditEvent]:
         """List what was done in the project, the newest first. Needs no more than to view."""
-        request = wire.ListAuditEventsRequest(
-            parent=project_name(self._calls.project), page_size=page_size
+        request = built(
+            wire.ListAuditEventsRequest,
+            parent=project_name(self._calls.project),
+            page_size=page_size,
         )
         return self._calls.pages(
             self._stub.ListAuditEvents, request, lambda page: page.events, audit_event_of
@@ -72,7 +76,9 @@ class AsyncAdmin:
 
     async def verify_audit(self, known: AuditHead | None = None) -> AuditReport:
         """Follow the log's chain; `known` is a head that an earlier report gave."""
-        request = wire.VerifyAuditRequest(
-            parent=project_name(self._calls.project), known=audit_head_message(known)
+        request = built(
+            wire.VerifyAuditRequest,
+            parent=project_name(self._calls.project),
+            known=audit_head_message(known),
         )
         return audit_report_of(await self._calls.unary(self._stub.VerifyAudit, request))

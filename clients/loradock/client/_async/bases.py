@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from loradock.client._async.calls import AsyncCalls
 from loradock.client._names import base_name
 from loradock.client._values.registry import BaseDigests, BaseModel, ModuleShape, RegisteredBase
+from loradock.client._wire.built import built
 from loradock.client._wire.registry import base_digests_message, base_model_of
 from loradock.v1 import registry_service_pb2 as wire
 from loradock.v1 import resources_pb2
@@ -32,13 +33,16 @@ class AsyncBases:
         description: str = "",
     ) -> RegisteredBase:
         """Record a base. The same digests under the same name change nothing."""
-        message = resources_pb2.BaseModel(
+        message = built(
+            resources_pb2.BaseModel,
             name=base_name(base),
             digests=base_digests_message(digests),
             architecture=architecture,
             modules={
-                path: resources_pb2.ModuleShape(
-                    in_features=shape.in_features, out_features=shape.out_features
+                path: built(
+                    resources_pb2.ModuleShape,
+                    in_features=shape.in_features,
+                    out_features=shape.out_features,
                 )
                 for path, shape in modules.items()
             },
@@ -46,18 +50,18 @@ class AsyncBases:
             num_parameters=num_parameters,
             description=description,
         )
-        request = wire.RegisterBaseModelRequest(base_model=message)
+        request = built(wire.RegisterBaseModelRequest, base_model=message)
         response = await self._calls.unary(self._stub.RegisterBaseModel, request)
         return RegisteredBase(base_model_of(response.base_model), response.created)
 
     async def get(self, base: str) -> BaseModel:
         """Give a base with its modules."""
-        request = wire.GetBaseModelRequest(name=base_name(base))
+        request = built(wire.GetBaseModelRequest, name=base_name(base))
         return base_model_of((await self._calls.unary(self._stub.GetBaseModel, request)).base_model)
 
     def list(self, *, page_size: int = 0) -> AsyncIterator[BaseModel]:
         """List the bases, without their modules."""
-        request = wire.ListBaseModelsRequest(page_size=page_size)
+        request = built(wire.ListBaseModelsRequest, page_size=page_size)
         return self._calls.pages(
             self._stub.ListBaseModels, request, lambda page: page.base_models, base_model_of
         )

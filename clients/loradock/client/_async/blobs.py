@@ -12,6 +12,7 @@ from loradock.client._names import project_name
 from loradock.client._policy import transfer_deadline_s
 from loradock.client._transfer import IncomingFile, OnProgress, tell, upload_messages
 from loradock.client._values.registry import Blob
+from loradock.client._wire.built import built
 from loradock.client._wire.registry import blob_message
 from loradock.v1 import registry_service_pb2 as wire
 from loradock.v1.registry_service_pb2_grpc import RegistryServiceStub
@@ -29,8 +30,10 @@ class AsyncBlobs:
     ) -> int:
         """Send what the registry lacks of `files`; give the number of bytes sent."""
         parent = project_name(project)
-        request = wire.FindMissingBlobsRequest(
-            parent=parent, blobs=[blob_message(file.blob) for file in files]
+        request = built(
+            wire.FindMissingBlobsRequest,
+            parent=parent,
+            blobs=[blob_message(file.blob) for file in files],
         )
         response = await self._calls.unary(self._stub.FindMissingBlobs, request)
         missing = {blob.digest for blob in response.missing}
@@ -51,7 +54,7 @@ class AsyncBlobs:
         self, project: str, blob: Blob, path: Path, progress: OnProgress | None
     ) -> None:
         """Download to `path`, which appears only when its bytes are proven."""
-        request = wire.DownloadBlobRequest(parent=project_name(project), digest=blob.digest)
+        request = built(wire.DownloadBlobRequest, parent=project_name(project), digest=blob.digest)
         with IncomingFile(path, blob, progress) as incoming:
             async for response in self._calls.download(
                 self._stub.DownloadBlob, request, timeout_s=transfer_deadline_s(blob.size_bytes)

@@ -12,7 +12,7 @@ from loradock.client._async.adapters import AsyncAdapters
 from loradock.client._async.admin import AsyncAdmin
 from loradock.client._async.aliases import AsyncAliases
 from loradock.client._async.bases import AsyncBases
-from loradock.client._async.calls import AsyncCalls, new_request_id
+from loradock.client._async.calls import AsyncCalls, request_id_of
 from loradock.client._async.evaluations import AsyncEvaluations
 from loradock.client._async.policies import AsyncPolicies
 from loradock.client._async.servers import AsyncServers
@@ -28,6 +28,7 @@ from loradock.client._channel import (
 )
 from loradock.client._values.evaluation import LineageGraph
 from loradock.client._values.inference import Classification, Generation, Scores, TokenCount
+from loradock.client._wire.built import built
 from loradock.client._wire.evaluation import lineage_graph_of
 from loradock.client._wire.inference import (
     Prompt,
@@ -120,7 +121,8 @@ class AsyncClient:
         Say who answers: `adapter`, a reference like "support-triage:staging", or `base=True`. What
         is None comes from the version's profile, then from the server. `raw` bypasses templates.
         """
-        request = wire.GenerateRequest(
+        request = built(
+            wire.GenerateRequest,
             target=target_message(adapter, base, self._calls.project),
             prompt=prompt_message(prompt, raw),
             sampling=sampling_message(
@@ -159,7 +161,8 @@ class AsyncClient:
     ) -> AsyncTextStream:
         """Answer a prompt as `generate` does, piece by piece."""
         self._calls.check_open()
-        request = wire.StreamGenerateRequest(
+        request = built(
+            wire.StreamGenerateRequest,
             target=target_message(adapter, base, self._calls.project),
             prompt=prompt_message(prompt, raw),
             sampling=sampling_message(
@@ -173,7 +176,7 @@ class AsyncClient:
                 logprobs=logprobs,
             ),
         )
-        request_id = request_id or new_request_id()
+        request_id = request_id_of(request_id)
         call = self._inference.StreamGenerate(
             request,
             timeout=self._calls.deadline_s("StreamGenerate", timeout_s),
@@ -192,7 +195,8 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> Classification:
         """Give the best of a set of labels, the version's own unless others are given."""
-        request = wire.ClassifyRequest(
+        request = built(
+            wire.ClassifyRequest,
             target=target_message(adapter, base, self._calls.project),
             prompt=prompt_message(prompt, raw),
             labels=labels,
@@ -212,7 +216,8 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> Scores:
         """Give the log-likelihood of each continuation."""
-        request = wire.ScoreRequest(
+        request = built(
+            wire.ScoreRequest,
             target=target_message(adapter, base, self._calls.project),
             prompt=prompt_message(prompt, raw),
             continuations=continuations,
@@ -231,7 +236,8 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> TokenCount:
         """Count a prompt's tokens, with what the templates add."""
-        request = wire.CountTokensRequest(
+        request = built(
+            wire.CountTokensRequest,
             target=target_message(adapter, base, self._calls.project),
             prompt=prompt_message(prompt, raw),
         )

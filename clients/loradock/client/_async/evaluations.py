@@ -8,6 +8,7 @@ from loradock.client._async.calls import AsyncCalls
 from loradock.client._errors import InvalidRequest
 from loradock.client._names import base_name, parse_reference, project_name, version_name
 from loradock.client._values.evaluation import Evaluation, Metric
+from loradock.client._wire.built import built
 from loradock.client._wire.evaluation import evaluation_of, metric_message
 from loradock.v1 import evaluation_service_pb2 as wire
 from loradock.v1 import registry_service_pb2 as registry_wire
@@ -43,7 +44,8 @@ class AsyncEvaluations:
         """
         project, name = self._measured_version(version)
         base = await self._base_of(name) if base is None and name else base or ""
-        message = resources_pb2.Evaluation(
+        message = built(
+            resources_pb2.Evaluation,
             suite=suite,
             dataset_digest=dataset_digest,
             base_model=base_name(base),
@@ -53,14 +55,16 @@ class AsyncEvaluations:
             harness=harness,
             engine_profile=engine_profile,
         )
-        request = wire.RecordEvaluationRequest(parent=project_name(project), evaluation=message)
+        request = built(
+            wire.RecordEvaluationRequest, parent=project_name(project), evaluation=message
+        )
         response = await self._calls.unary(
             self._stub.RecordEvaluation, request, request_id=request_id
         )
         return evaluation_of(response.evaluation)
 
     async def _base_of(self, name: str) -> str:
-        request = registry_wire.GetVersionRequest(name=name)
+        request = built(registry_wire.GetVersionRequest, name=name)
         response = await self._calls.unary(self._registry.GetVersion, request)
         return str(response.version.base_model)
 
@@ -82,7 +86,7 @@ class AsyncEvaluations:
     async def get(self, evaluation_id: str) -> Evaluation:
         """Give an evaluation."""
         parent = project_name(self._calls.project)
-        request = wire.GetEvaluationRequest(name=f"{parent}/evaluations/{evaluation_id}")
+        request = built(wire.GetEvaluationRequest, name=f"{parent}/evaluations/{evaluation_id}")
         response = await self._calls.unary(self._stub.GetEvaluation, request)
         return evaluation_of(response.evaluation)
 
@@ -96,7 +100,8 @@ class AsyncEvaluations:
         page_size: int = 0,
     ) -> AsyncIterator[Evaluation]:
         """List the project's evaluations, those that all given filters let through."""
-        request = wire.ListEvaluationsRequest(
+        request = built(
+            wire.ListEvaluationsRequest,
             parent=project_name(self._calls.project),
             adapter=adapter,
             version_number=number,

@@ -8,6 +8,7 @@ from loradock.client._async.calls import AsyncCalls
 from loradock.client._errors import NotFound
 from loradock.client._names import policy_name
 from loradock.client._values.policy import AliasPolicy, PolicyReport, SuiteDemand
+from loradock.client._wire.built import built
 from loradock.client._wire.policy import policy_message, policy_of, policy_report_of
 from loradock.v1 import alias_service_pb2 as wire
 from loradock.v1.alias_service_pb2_grpc import AliasServiceStub
@@ -38,7 +39,8 @@ class AsyncPolicies:
         Without an `etag` the policy is read just before; an empty one only sets the first.
         """
         name = policy_name(adapter, alias, self._calls.project)
-        request = wire.SetAliasPolicyRequest(
+        request = built(
+            wire.SetAliasPolicyRequest,
             policy=policy_message(name, tuple(suites), max_age_s, rollback_window_s),
             etag=await self._current_etag(adapter, alias) if etag is None else etag,
             reason=reason,
@@ -57,11 +59,13 @@ class AsyncPolicies:
 
     async def get(self, adapter: str, alias: str) -> AliasPolicy:
         """Give what an alias demands; NotFound if nothing was ever demanded."""
-        request = wire.GetAliasPolicyRequest(name=policy_name(adapter, alias, self._calls.project))
+        request = built(
+            wire.GetAliasPolicyRequest, name=policy_name(adapter, alias, self._calls.project)
+        )
         return policy_of((await self._calls.unary(self._stub.GetAliasPolicy, request)).policy)
 
     async def check(self, adapter: str, alias: str, number: int) -> PolicyReport:
         """Hold a version against what an alias demands."""
         name = policy_name(adapter, alias, self._calls.project)
-        request = wire.CheckAliasPolicyRequest(name=name, version_number=number)
+        request = built(wire.CheckAliasPolicyRequest, name=name, version_number=number)
         return policy_report_of(await self._calls.unary(self._stub.CheckAliasPolicy, request))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 from loradock.client._async.calls import AsyncCalls
 from loradock.client._names import alias_name, parse_reference, project_name
 from loradock.client._values.server import LiveAlias, Residency, Server, ServerStatus
+from loradock.client._wire.built import built
 from loradock.client._wire.scalars import duration
 from loradock.client._wire.server import (
     live_alias_of,
@@ -33,7 +35,7 @@ class AsyncServers:
 
     def list(self, *, page_size: int = 0) -> AsyncIterator[Server]:
         """List the servers whose heartbeats the catalog holds."""
-        request = wire.ListServersRequest(page_size=page_size)
+        request = built(wire.ListServersRequest, page_size=page_size)
         return self._calls.pages(
             self._stub.ListServers, request, lambda page: page.servers, server_of
         )
@@ -41,15 +43,17 @@ class AsyncServers:
     async def load(self, reference: str, *, timeout_s: float | None = None) -> Residency:
         """Make a version resident on the server that answers. Idempotent."""
         wanted = parse_reference(reference, self._calls.project)
-        request = wire.LoadAdapterRequest(
-            parent=project_name(wanted.project), reference=wanted.text
+        request = built(
+            wire.LoadAdapterRequest, parent=project_name(wanted.project), reference=wanted.text
         )
         response = await self._calls.unary(self._stub.LoadAdapter, request, timeout_s=timeout_s)
         return residency_of(response.residency)
 
     async def unload(self, digest: str, *, drain_s: float = 10.0) -> Residency:
         """Let a version go once its last request has ended; wait for that for `drain_s`."""
-        request = wire.UnloadAdapterRequest(version_digest=digest, drain_timeout=duration(drain_s))
+        request = built(
+            wire.UnloadAdapterRequest, version_digest=digest, drain_timeout=duration(drain_s)
+        )
         response = await self._calls.unary(self._stub.UnloadAdapter, request, longer_s=drain_s)
         return residency_of(response.residency)
 
@@ -61,12 +65,12 @@ class AsyncServers:
         Without `to`, with the one that the alias would roll back to. For when the catalog is down:
         audited, reported as divergent, and reconciled when the catalog is back.
         """
-        request = wire.OverrideAliasRequest(
-            name=alias_name(adapter, alias, self._calls.project), reason=reason
+        target: dict[str, Any] = {"previous": True} if to is None else {"version_digest": to}
+        request = built(
+            wire.OverrideAliasRequest,
+            name=alias_name(adapter, alias, self._calls.project),
+            reason=reason,
+            **target,
         )
-        if to is None:
-            request.previous = True
-        else:
-            request.version_digest = to
         response = await self._calls.unary(self._stub.OverrideAlias, request)
         return live_alias_of(response.live_alias)

@@ -22,6 +22,7 @@ from loradock.client._wire.admin import (
     garbage_of,
     verification_of,
 )
+from loradock.client._wire.built import built
 from loradock.client._wire.scalars import duration
 from loradock.v1 import admin_service_pb2 as wire
 from loradock.v1.admin_service_pb2_grpc import AdminServiceStub
@@ -41,7 +42,8 @@ class Admin:
 
         With `dry_run` nothing is taken. What is not read to its end is not collected to its end.
         """
-        request = wire.CollectGarbageRequest(
+        request = built(
+            wire.CollectGarbageRequest,
             parent=project_name(self._calls.project),
             grace=None if grace_s is None else duration(grace_s),
             validate_only=dry_run,
@@ -55,7 +57,7 @@ class Admin:
 
     def verify(self) -> Iterator[Verification]:
         """Read every stored byte again; tell again and again how far it is, and what it found."""
-        request = wire.VerifyBlobsRequest(parent=project_name(self._calls.project))
+        request = built(wire.VerifyBlobsRequest, parent=project_name(self._calls.project))
         answers = self._calls.download(
             self._stub.VerifyBlobs, request, timeout_s=deadline_s("VerifyBlobs")
         )
@@ -64,8 +66,10 @@ class Admin:
 
     def audit_events(self, *, page_size: int = 0) -> Iterator[AuditEvent]:
         """List what was done in the project, the newest first. Needs no more than to view."""
-        request = wire.ListAuditEventsRequest(
-            parent=project_name(self._calls.project), page_size=page_size
+        request = built(
+            wire.ListAuditEventsRequest,
+            parent=project_name(self._calls.project),
+            page_size=page_size,
         )
         return self._calls.pages(
             self._stub.ListAuditEvents, request, lambda page: page.events, audit_event_of
@@ -73,7 +77,9 @@ class Admin:
 
     def verify_audit(self, known: AuditHead | None = None) -> AuditReport:
         """Follow the log's chain; `known` is a head that an earlier report gave."""
-        request = wire.VerifyAuditRequest(
-            parent=project_name(self._calls.project), known=audit_head_message(known)
+        request = built(
+            wire.VerifyAuditRequest,
+            parent=project_name(self._calls.project),
+            known=audit_head_message(known),
         )
         return audit_report_of(self._calls.unary(self._stub.VerifyAudit, request))

@@ -10,6 +10,7 @@ from loradock.client._errors import NotFound
 from loradock.client._names import adapter_name, alias_name
 from loradock.client._sync.calls import Calls
 from loradock.client._values.registry import Alias, AliasChange, AliasMove
+from loradock.client._wire.built import built
 from loradock.client._wire.registry import alias_change_of, alias_move_of, alias_of
 from loradock.client._wire.scalars import duration, timestamp
 from loradock.v1 import alias_service_pb2 as wire
@@ -47,7 +48,8 @@ class Aliases:
         does not meet the alias's policy is refused (`EvalGateFailed`, `problems` lists everything);
         `override_policy` moves the alias all the same, and needs a role and a `reason`.
         """
-        request = wire.SetAliasRequest(
+        request = built(
+            wire.SetAliasRequest,
             name=alias_name(adapter, alias, self._calls.project),
             version_number=number,
             etag=self._current_etag(adapter, alias) if etag is None else etag,
@@ -69,13 +71,13 @@ class Aliases:
 
     def get(self, adapter: str, alias: str) -> Alias:
         """Give an alias."""
-        request = wire.GetAliasRequest(name=alias_name(adapter, alias, self._calls.project))
+        request = built(wire.GetAliasRequest, name=alias_name(adapter, alias, self._calls.project))
         return alias_of((self._calls.unary(self._stub.GetAlias, request)).alias)
 
     def list(self, adapter: str, *, page_size: int = 0) -> Iterator[Alias]:
         """List an adapter's aliases."""
         parent = adapter_name(adapter, self._calls.project)
-        request = wire.ListAliasesRequest(parent=parent, page_size=page_size)
+        request = built(wire.ListAliasesRequest, parent=parent, page_size=page_size)
         return self._calls.pages(
             self._stub.ListAliases, request, lambda page: page.aliases, alias_of
         )
@@ -83,7 +85,7 @@ class Aliases:
     def history(self, adapter: str, alias: str, *, page_size: int = 0) -> Iterator[AliasMove]:
         """List an alias's moves, the newest first."""
         name = alias_name(adapter, alias, self._calls.project)
-        request = wire.ListAliasHistoryRequest(name=name, page_size=page_size)
+        request = built(wire.ListAliasHistoryRequest, name=name, page_size=page_size)
         return self._calls.pages(
             self._stub.ListAliasHistory, request, lambda page: page.moves, alias_move_of
         )
@@ -91,7 +93,7 @@ class Aliases:
     def at(self, adapter: str, alias: str, time: datetime) -> AliasMove | None:
         """Give the move that was in force at a time; None before the first."""
         name = alias_name(adapter, alias, self._calls.project)
-        request = wire.ListAliasHistoryRequest(name=name, at=timestamp(time))
+        request = built(wire.ListAliasHistoryRequest, name=name, at=timestamp(time))
         moves = (self._calls.unary(self._stub.ListAliasHistory, request)).moves
         return alias_move_of(moves[0]) if moves else None
 
@@ -110,7 +112,8 @@ class Aliases:
 
         Beyond the policy's rollback window the policy has to be met, or overridden as in `set`.
         """
-        request = wire.RollbackAliasRequest(
+        request = built(
+            wire.RollbackAliasRequest,
             name=alias_name(adapter, alias, self._calls.project),
             etag=(self.get(adapter, alias)).etag if etag is None else etag,
             reason=reason,
@@ -126,7 +129,8 @@ class Aliases:
         self, adapter: str, alias: str, *, etag: str | None = None, reason: str = ""
     ) -> None:
         """Remove an alias; its ledger stays."""
-        request = wire.DeleteAliasRequest(
+        request = built(
+            wire.DeleteAliasRequest,
             name=alias_name(adapter, alias, self._calls.project),
             etag=(self.get(adapter, alias)).etag if etag is None else etag,
             reason=reason,

@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.message import Message
 
 from loradock.client._channel import Token
-from loradock.client._errors import ClientClosed
+from loradock.client._errors import ClientClosed, DeadlineExceeded, InvalidRequest
 from loradock.client._policy import deadline_s
 from loradock.client._wire.errors import error_of
 
@@ -81,7 +81,7 @@ class Calls:
         """Send a stream, and give the response."""
         self.check_open()
         request_id = new_request_id()
-        deadline = self._timeout_s or timeout_s
+        deadline = _some_time(timeout_s if self._timeout_s is None else self._timeout_s)
         try:
             return method(requests, timeout=deadline, metadata=self.metadata(request_id))
         except grpc.RpcError as failure:
@@ -97,7 +97,7 @@ class Calls:
         """Give a stream's messages as they come."""
         self.check_open()
         request_id = new_request_id()
-        deadline = self._timeout_s or timeout_s
+        deadline = _some_time(timeout_s if self._timeout_s is None else self._timeout_s)
         try:
             call = method(request, timeout=deadline, metadata=self.metadata(request_id))
             for response in call:  # noqa: UP028 (of the synchronous twin)
@@ -128,7 +128,8 @@ class Calls:
 
     def deadline_s(self, message: str, timeout_s: float | None) -> float:
         """Choose a deadline: the call's, else the client's, else the method's own."""
-        return timeout_s or self._timeout_s or deadline_s(message.removesuffix("Request"))
+        given = self._timeout_s if timeout_s is None else timeout_s
+        return _some_time(deadline_s(message.removesuffix("Request")) if given is None else given)
 
     def metadata(self, request_id: str) -> tuple[tuple[str, str], ...]:
         """Give what goes beside a request."""
@@ -138,14 +139,37 @@ class Calls:
         return (("x-request-id", request_id), ("authorization", f"Bearer {token}"))
 
 
+def _some_time(deadline: float) -> float:
+    """Refuse a deadline that has passed already: gRPC may still send it, and get an answer."""
+    if not deadline > 0:
+        raise DeadlineExceeded(
+            f"there is no time for the call: its limit is {deadline:g} s",
+            reason="DEADLINE_EXCEEDED",
+        )
+    return deadline
+
+
 def new_request_id() -> str:
     """Make an id for one request and all its retries."""
     return str(uuid.uuid4())
 
 
+def request_id_of(given: str | None) -> str:
+    """Give the caller's id, or a new one. It goes into a header, so it is of plain letters."""
+    if not given:
+        return new_request_id()
+    if not (given.isascii() and given.isprintable()):
+        raise InvalidRequest(
+            f"request_id: {given!r} has characters that are not printable ASCII",
+            reason="INVALID_FIELD",
+            metadata={"field": "request_id"},
+        )
+    return given
+
+
 def stamp(request: Message, request_id: str | None) -> str:
     """Give a request its id, in the request itself if it has the field."""
-    request_id = request_id or new_request_id()
+    request_id = request_id_of(request_id)
     if "request_id" in request.DESCRIPTOR.fields_by_name:
         _set(request, "request_id", request_id)
     return request_id

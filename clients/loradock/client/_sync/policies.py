@@ -9,6 +9,7 @@ from loradock.client._errors import NotFound
 from loradock.client._names import policy_name
 from loradock.client._sync.calls import Calls
 from loradock.client._values.policy import AliasPolicy, PolicyReport, SuiteDemand
+from loradock.client._wire.built import built
 from loradock.client._wire.policy import policy_message, policy_of, policy_report_of
 from loradock.v1 import alias_service_pb2 as wire
 from loradock.v1.alias_service_pb2_grpc import AliasServiceStub
@@ -39,7 +40,8 @@ class Policies:
         Without an `etag` the policy is read just before; an empty one only sets the first.
         """
         name = policy_name(adapter, alias, self._calls.project)
-        request = wire.SetAliasPolicyRequest(
+        request = built(
+            wire.SetAliasPolicyRequest,
             policy=policy_message(name, tuple(suites), max_age_s, rollback_window_s),
             etag=self._current_etag(adapter, alias) if etag is None else etag,
             reason=reason,
@@ -56,11 +58,13 @@ class Policies:
 
     def get(self, adapter: str, alias: str) -> AliasPolicy:
         """Give what an alias demands; NotFound if nothing was ever demanded."""
-        request = wire.GetAliasPolicyRequest(name=policy_name(adapter, alias, self._calls.project))
+        request = built(
+            wire.GetAliasPolicyRequest, name=policy_name(adapter, alias, self._calls.project)
+        )
         return policy_of((self._calls.unary(self._stub.GetAliasPolicy, request)).policy)
 
     def check(self, adapter: str, alias: str, number: int) -> PolicyReport:
         """Hold a version against what an alias demands."""
         name = policy_name(adapter, alias, self._calls.project)
-        request = wire.CheckAliasPolicyRequest(name=name, version_number=number)
+        request = built(wire.CheckAliasPolicyRequest, name=name, version_number=number)
         return policy_report_of(self._calls.unary(self._stub.CheckAliasPolicy, request))

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from loradock.client._names import alias_name, parse_reference, project_name
 from loradock.client._sync.calls import Calls
 from loradock.client._values.server import LiveAlias, Residency, Server, ServerStatus
+from loradock.client._wire.built import built
 from loradock.client._wire.scalars import duration
 from loradock.client._wire.server import (
     live_alias_of,
@@ -32,7 +34,7 @@ class Servers:
 
     def list(self, *, page_size: int = 0) -> Iterator[Server]:
         """List the servers whose heartbeats the catalog holds."""
-        request = wire.ListServersRequest(page_size=page_size)
+        request = built(wire.ListServersRequest, page_size=page_size)
         return self._calls.pages(
             self._stub.ListServers, request, lambda page: page.servers, server_of
         )
@@ -40,15 +42,17 @@ class Servers:
     def load(self, reference: str, *, timeout_s: float | None = None) -> Residency:
         """Make a version resident on the server that answers. Idempotent."""
         wanted = parse_reference(reference, self._calls.project)
-        request = wire.LoadAdapterRequest(
-            parent=project_name(wanted.project), reference=wanted.text
+        request = built(
+            wire.LoadAdapterRequest, parent=project_name(wanted.project), reference=wanted.text
         )
         response = self._calls.unary(self._stub.LoadAdapter, request, timeout_s=timeout_s)
         return residency_of(response.residency)
 
     def unload(self, digest: str, *, drain_s: float = 10.0) -> Residency:
         """Let a version go once its last request has ended; wait for that for `drain_s`."""
-        request = wire.UnloadAdapterRequest(version_digest=digest, drain_timeout=duration(drain_s))
+        request = built(
+            wire.UnloadAdapterRequest, version_digest=digest, drain_timeout=duration(drain_s)
+        )
         response = self._calls.unary(self._stub.UnloadAdapter, request, longer_s=drain_s)
         return residency_of(response.residency)
 
@@ -60,12 +64,12 @@ class Servers:
         Without `to`, with the one that the alias would roll back to. For when the catalog is down:
         audited, reported as divergent, and reconciled when the catalog is back.
         """
-        request = wire.OverrideAliasRequest(
-            name=alias_name(adapter, alias, self._calls.project), reason=reason
+        target: dict[str, Any] = {"previous": True} if to is None else {"version_digest": to}
+        request = built(
+            wire.OverrideAliasRequest,
+            name=alias_name(adapter, alias, self._calls.project),
+            reason=reason,
+            **target,
         )
-        if to is None:
-            request.previous = True
-        else:
-            request.version_digest = to
         response = self._calls.unary(self._stub.OverrideAlias, request)
         return live_alias_of(response.live_alias)

@@ -32,6 +32,7 @@ from loradock.client._values.registry import (
     Resolution,
     Version,
 )
+from loradock.client._wire.built import built
 from loradock.client._wire.registry import (
     base_digests_message,
     blob_message,
@@ -77,7 +78,8 @@ class Versions:
         """
         project, adapter_id = split_adapter(adapter, self._calls.project)
         local = in_place(read_folder, Path(folder))
-        request = wire.PublishVersionRequest(
+        request = built(
+            wire.PublishVersionRequest,
             parent=adapter_name(adapter_id, project),
             base_model=base_name(base),
             base_digests=base_digests_message(base_digests or local.base_digests),
@@ -125,7 +127,9 @@ class Versions:
 
     def get(self, adapter: str, number: int) -> Version:
         """Give a version, also a yanked one."""
-        request = wire.GetVersionRequest(name=version_name(adapter, number, self._calls.project))
+        request = built(
+            wire.GetVersionRequest, name=version_name(adapter, number, self._calls.project)
+        )
         return version_of((self._calls.unary(self._stub.GetVersion, request)).version)
 
     def resolve(self, reference: str) -> Resolution:
@@ -134,8 +138,8 @@ class Versions:
 
     def _resolve(self, reference: str, project: str) -> Resolution:
         wanted = parse_reference(reference, project)
-        request = wire.ResolveVersionRequest(
-            parent=project_name(wanted.project), reference=wanted.text
+        request = built(
+            wire.ResolveVersionRequest, parent=project_name(wanted.project), reference=wanted.text
         )
         response = self._calls.unary(self._stub.ResolveVersion, request)
         return Resolution(
@@ -148,7 +152,8 @@ class Versions:
         self, adapter: str, *, include_yanked: bool = False, page_size: int = 0
     ) -> Iterator[Version]:
         """List an adapter's versions."""
-        request = wire.ListVersionsRequest(
+        request = built(
+            wire.ListVersionsRequest,
             parent=adapter_name(adapter, self._calls.project),
             include_yanked=include_yanked,
             page_size=page_size,
@@ -167,7 +172,8 @@ class Versions:
         page_size: int = 0,
     ) -> Iterator[Version]:
         """Find versions over all adapters of the project."""
-        request = wire.SearchVersionsRequest(
+        request = built(
+            wire.SearchVersionsRequest,
             parent=project_name(self._calls.project),
             filter=filter_message(base, tag, text, metric),
             page_size=page_size,
@@ -179,22 +185,24 @@ class Versions:
     def yank(self, adapter: str, number: int, *, reason: str) -> Version:
         """Make a version unresolvable; it stays auditable."""
         name = version_name(adapter, number, self._calls.project)
-        request = wire.YankVersionRequest(name=name, reason=reason)
+        request = built(wire.YankVersionRequest, name=name, reason=reason)
         return version_of((self._calls.unary(self._stub.YankVersion, request)).version)
 
     def unyank(self, adapter: str, number: int, *, reason: str) -> Version:
         """Make a yanked version resolvable again."""
         name = version_name(adapter, number, self._calls.project)
-        request = wire.UnyankVersionRequest(name=name, reason=reason)
+        request = built(wire.UnyankVersionRequest, name=name, reason=reason)
         return version_of((self._calls.unary(self._stub.UnyankVersion, request)).version)
 
     def delete(self, adapter: str, number: int) -> None:
         """Remove a version that nothing refers to."""
         name = version_name(adapter, number, self._calls.project)
-        self._calls.unary(self._stub.DeleteVersion, wire.DeleteVersionRequest(name=name))
+        self._calls.unary(self._stub.DeleteVersion, built(wire.DeleteVersionRequest, name=name))
 
 
 def _delta(local: AdapterFolder) -> resources_pb2.Delta:
-    return resources_pb2.Delta(
-        weights=blob_message(local.weights.blob), config=blob_message(local.config.blob)
+    return built(
+        resources_pb2.Delta,
+        weights=blob_message(local.weights.blob),
+        config=blob_message(local.config.blob),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from loradock.client._values import admin as values
+from loradock.client._wire.built import built
 from loradock.client._wire.scalars import enum_of, time_of
 from loradock.v1 import admin_service_pb2 as wire
 
@@ -53,4 +54,4 @@ def audit_report_of(message: wire.VerifyAuditResponse) -> values.AuditReport:
 
 def audit_head_message(head: values.AuditHead | None) -> wire.AuditHead | None:
     """Write a head that was told earlier."""
-    return None if head is None else wire.AuditHead(sequence=head.sequence, hash=head.hash)
+    return None if head is None else built(wire.AuditHead, sequence=head.sequence, hash=head.hash)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from loradock.client._names import part_after
 from loradock.client._values import evaluation as values
+from loradock.client._wire.built import built
 from loradock.client._wire.registry import base_digests_of
 from loradock.client._wire.scalars import enum_of, time_of
 from loradock.v1 import evaluation_service_pb2 as service
@@ -47,7 +48,8 @@ def _metric_of(message: wire.Metric) -> values.Metric:
 
 def metric_message(metric: values.Metric) -> wire.Metric:
     """Write a metric."""
-    return wire.Metric(
+    return built(
+        wire.Metric,
         name=metric.name,
         value=metric.value,
         num_items=metric.num_items,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from loradock.client._errors import InvalidRequest
 from loradock.client._names import parse_reference, part_after
 from loradock.client._values import inference as values
+from loradock.client._wire.built import built
 from loradock.client._wire.registry import base_digests_of
 from loradock.client._wire.scalars import enum_of
 from loradock.v1 import inference_service_pb2 as wire
@@ -19,26 +20,26 @@ def target_message(adapter: str | None, base: bool, project: str) -> wire.Target
     if adapter is not None and base:
         raise _invalid("adapter", "give either adapter=… or base=True, not both")
     if base:
-        return wire.Target(project=project, base=True)
+        return built(wire.Target, project=project, base=True)
     if adapter is None:
         raise _invalid("adapter", "say who answers: adapter='name', or base=True for the bare base")
     reference = parse_reference(adapter, project)
-    return wire.Target(project=reference.project, adapter=reference.text)
+    return built(wire.Target, project=reference.project, adapter=reference.text)
 
 
 def prompt_message(prompt: Prompt, raw: bool = False) -> wire.Prompt:
     """Write a prompt: text, or a list of {"role", "content"} messages."""
     if isinstance(prompt, str):
-        return wire.Prompt(raw=prompt) if raw else wire.Prompt(text=prompt)
+        return built(wire.Prompt, raw=prompt) if raw else built(wire.Prompt, text=prompt)
     if raw:
         raise _invalid("prompt", "raw=True takes a text, not messages")
-    return wire.Prompt(chat=wire.Chat(messages=[_message(turn) for turn in prompt]))
+    return built(wire.Prompt, chat=built(wire.Chat, messages=[_message(turn) for turn in prompt]))
 
 
 def _message(turn: Mapping[str, str]) -> wire.Message:
     if set(turn) != {"role", "content"}:
         raise _invalid("prompt", 'a message is {"role": …, "content": …}')
-    return wire.Message(role=turn["role"], content=turn["content"])
+    return built(wire.Message, role=turn["role"], content=turn["content"])
 
 
 def sampling_message(
@@ -58,7 +59,8 @@ def sampling_message(
     for field, value in (("max_tokens", max_tokens), ("top_k", top_k)):
         if value is not None and not -(2**31) <= value < 2**31:
             raise _invalid(f"sampling.{field}", f"sampling.{field}: {value} is out of range")
-    return wire.Sampling(
+    return built(
+        wire.Sampling,
         max_tokens=max_tokens,
         temperature=temperature,
         top_k=top_k,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from loradock.client._errors import InvalidRequest
 from loradock.client._names import base_name, parse_reference, project_name
+from loradock.client._wire.built import built
 from loradock.v1 import evaluation_service_pb2 as wire
 
 
@@ -24,20 +25,22 @@ def lineage_request(
             reason="INVALID_FIELD",
             metadata={"field": "start"},
         )
-    request = wire.GetLineageRequest(
+    start: dict[str, Any]
+    if reference is not None:
+        wanted = parse_reference(reference, project)
+        project, start = wanted.project, {"reference": wanted.text}
+    elif dataset is not None:
+        start = {"dataset_digest": dataset}
+    else:
+        start = {"base_model": base_name(base or "")}
+    return built(
+        wire.GetLineageRequest,
+        parent=project_name(project),
         direction=(
             wire.LINEAGE_DIRECTION_UPSTREAM
             if direction == "upstream"
             else wire.LINEAGE_DIRECTION_DOWNSTREAM
         ),
         max_depth=max_depth,
+        **start,
     )
-    if dataset is not None:
-        request.dataset_digest = dataset
-    if base is not None:
-        request.base_model = base_name(base)
-    if reference is not None:
-        wanted = parse_reference(reference, project)
-        project, request.reference = wanted.project, wanted.text
-    request.parent = project_name(project)
-    return request

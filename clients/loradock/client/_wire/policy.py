@@ -7,6 +7,7 @@ from google.protobuf.duration_pb2 import Duration
 from loradock.client._names import part_after
 from loradock.client._values import policy as values
 from loradock.client._values.evaluation import MetricDirection
+from loradock.client._wire.built import built
 from loradock.client._wire.scalars import duration, enum_of, time_of
 from loradock.v1 import alias_service_pb2 as wire
 from loradock.v1 import resources_pb2
@@ -57,7 +58,8 @@ def policy_message(
     rollback_window_s: float | None,
 ) -> wire.AliasPolicy:
     """Write what an alias is to demand."""
-    return wire.AliasPolicy(
+    return built(
+        wire.AliasPolicy,
         name=name,
         suites=[_suite_message(suite) for suite in suites],
         max_age=None if max_age_s is None else duration(max_age_s),
@@ -67,7 +69,8 @@ def policy_message(
 
 def _suite_message(suite: values.SuiteDemand) -> wire.SuiteDemand:
     metrics = [
-        wire.MetricDemand(
+        built(
+            wire.MetricDemand,
             metric=demand.metric,
             threshold=demand.threshold,
             margin=demand.margin,
@@ -77,8 +80,11 @@ def _suite_message(suite: values.SuiteDemand) -> wire.SuiteDemand:
         )
         for demand in suite.metrics
     ]
-    return wire.SuiteDemand(
-        suite=suite.suite, dataset_digest=suite.dataset_digest or "", metrics=metrics
+    return built(
+        wire.SuiteDemand,
+        suite=suite.suite,
+        dataset_digest=suite.dataset_digest or "",
+        metrics=metrics,
     )
 
 

@@ -10,6 +10,7 @@ from google.protobuf.struct_pb2 import Struct
 from loradock.client._errors import InvalidRequest
 from loradock.client._names import base_name, part_after
 from loradock.client._values import registry as values
+from loradock.client._wire.built import built
 from loradock.client._wire.scalars import enum_of, time_of
 from loradock.v1 import alias_service_pb2, registry_service_pb2
 from loradock.v1 import resources_pb2 as wire
@@ -24,8 +25,11 @@ def base_digests_message(digests: values.BaseDigests | None) -> wire.BaseDigests
     """Write the digests of a base."""
     if digests is None:
         return None
-    return wire.BaseDigests(
-        structural=digests.structural, weights=digests.weights, tokenizer=digests.tokenizer
+    return built(
+        wire.BaseDigests,
+        structural=digests.structural,
+        weights=digests.weights,
+        tokenizer=digests.tokenizer,
     )
 
 
@@ -91,7 +95,7 @@ def _blob_of(message: wire.Blob) -> values.Blob:
 
 def blob_message(blob: values.Blob) -> wire.Blob:
     """Write a blob."""
-    return wire.Blob(digest=blob.digest, size_bytes=blob.size_bytes)
+    return built(wire.Blob, digest=blob.digest, size_bytes=blob.size_bytes)
 
 
 def _profile_of(message: wire.Profile) -> values.Profile:
@@ -124,11 +128,13 @@ def _short(single: float) -> float:
 def profile_message(profile: values.Profile) -> wire.Profile:
     """Write a profile."""
     decoding = profile.decoding
-    return wire.Profile(
+    return built(
+        wire.Profile,
         template=profile.template,
         system=profile.system,
         labels=profile.labels,
-        decoding=wire.Decoding(
+        decoding=built(
+            wire.Decoding,
             max_tokens=decoding.max_tokens,
             temperature=decoding.temperature,
             top_k=decoding.top_k,
@@ -167,9 +173,10 @@ def lineage_message(lineage: values.Lineage) -> wire.Lineage:
             reason="INVALID_FIELD",
             metadata={"field": "training"},
         ) from None
-    return wire.Lineage(
+    return built(
+        wire.Lineage,
         parents=lineage.parents,
-        datasets=[wire.Dataset(name=d.name, digest=d.digest) for d in lineage.datasets],
+        datasets=[built(wire.Dataset, name=d.name, digest=d.digest) for d in lineage.datasets],
         training=training,
     )
 
@@ -219,7 +226,8 @@ def filter_message(
     base: str, tag: str, text: str, metric: values.MetricFilter | None
 ) -> registry_service_pb2.Filter:
     """Write a filter."""
-    return registry_service_pb2.Filter(
+    return built(
+        registry_service_pb2.Filter,
         base_model=base_name(base) if base else "",
         tag=tag,
         text=text,
@@ -229,7 +237,8 @@ def filter_message(
 
 def _metric_filter_message(metric: values.MetricFilter) -> registry_service_pb2.MetricFilter:
     at_least = metric.comparison == "at_least"
-    return registry_service_pb2.MetricFilter(
+    return built(
+        registry_service_pb2.MetricFilter,
         suite=metric.suite,
         metric=metric.metric,
         comparison=(

@@ -10,6 +10,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from loradock.client._wire.built import unfit
+
 E = TypeVar("E", bound=enum.Enum)
 
 
@@ -31,14 +33,20 @@ def time_of(message: Message, field: str) -> datetime | None:
 def timestamp(time: datetime) -> Timestamp:
     """Write a time; one without a zone is local, as everywhere in Python."""
     stamp = Timestamp()
-    stamp.FromDatetime(time.astimezone(UTC).replace(tzinfo=None))
+    try:
+        stamp.FromDatetime(time.astimezone(UTC).replace(tzinfo=None))
+    except (ValueError, OverflowError) as error:
+        raise unfit("time", error) from None
     return stamp
 
 
 def duration(seconds: float) -> Duration:
     """Write a duration."""
     message = Duration()
-    message.FromTimedelta(timedelta(seconds=seconds))
+    try:
+        message.FromTimedelta(timedelta(seconds=seconds))
+    except (ValueError, OverflowError) as error:
+        raise unfit("seconds", error) from None
     return message
 
 
