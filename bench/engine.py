@@ -1,6 +1,6 @@
 """Loradock's engine against its peers.
 
-    python bench/engine.py [--repeat 3] [--axes adapters,callers,…]
+    python bench/engine.py [--repeat 3] [--axes adapters,callers,…] [--without peft_switch,…]
 
 Every cell is one workload. Its arms are processes of their own, run in turns, several times;
 medians are quoted, with the lowest and the highest. Before a figure of ours is printed, tokens of
@@ -118,10 +118,15 @@ def main() -> None:
     parser.add_argument("--base", type=Path, help="a folder; by default the demo's base")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--axes", help="the axes to run, with commas; by default all")
+    parser.add_argument("--without", default="", help="peers to leave out, with commas")
     given = parser.parse_args()
     base = given.base or demo_base()
     axes = given.axes.split(",") if given.axes else None
-    chosen = [cell for cell in cells() if axes is None or cell.axis in axes]
+    chosen = [
+        replace(cell, peers=tuple(p for p in cell.peers if p not in given.without.split(",")))
+        for cell in cells()
+        if axes is None or cell.axis in axes
+    ]
     limits = machine.measure()
     with tempfile.TemporaryDirectory(prefix="loradock-bench-") as adapters:
         folder = Path(adapters)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-STRENGTH = 0.05  # of an adapter's random factors: enough to change what is said
+STRENGTH = 0.2  # of an adapter's updates, whatever its rank: enough to change what is said
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def _write_adapter(folder: Path, config: dict[str, int], rank: int, seed: int) -
     draw = torch.Generator().manual_seed(seed)
     tensors = {
         f"base_model.model.{module}.lora_{factor}.weight": torch.randn(shape, generator=draw)
-        * (STRENGTH if factor == "B" else inputs**-0.5)
+        * (STRENGTH * rank**-0.5 if factor == "B" else inputs**-0.5)
         for module, inputs, outputs in _shapes(config)
         for factor, shape in (("A", (rank, inputs)), ("B", (outputs, rank)))
     }
