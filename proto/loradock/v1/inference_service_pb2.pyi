@@ -51,6 +51,7 @@ class Target(google.protobuf.message.Message):
     PROJECT_FIELD_NUMBER: builtins.int
     ADAPTER_FIELD_NUMBER: builtins.int
     BASE_FIELD_NUMBER: builtins.int
+    STICKY_KEY_FIELD_NUMBER: builtins.int
     project: builtins.str
     """project is the caller's if empty."""
     adapter: builtins.str
@@ -59,15 +60,20 @@ class Target(google.protobuf.message.Message):
     """
     base: builtins.bool
     """base, if true, asks for the bare base."""
+    sticky_key: builtins.str
+    """sticky_key keeps its requests on one side of a split: the same key always has the same arm.
+    Without it the request id is the key.
+    """
     def __init__(
         self,
         *,
         project: builtins.str = ...,
         adapter: builtins.str = ...,
         base: builtins.bool = ...,
+        sticky_key: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["adapter", b"adapter", "answerer", b"answerer", "base", b"base"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["adapter", b"adapter", "answerer", b"answerer", "base", b"base", "project", b"project"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adapter", b"adapter", "answerer", b"answerer", "base", b"base", "project", b"project", "sticky_key", b"sticky_key"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["answerer", b"answerer"]) -> typing.Literal["adapter", "base"] | None: ...
 
 Global___Target: typing_extensions.TypeAlias = Target
@@ -216,6 +222,7 @@ class Answerer(google.protobuf.message.Message):
     ENGINE_PROFILE_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     SERVER_ID_FIELD_NUMBER: builtins.int
+    ARM_FIELD_NUMBER: builtins.int
     adapter: builtins.str
     """adapter and what follows up to alias are empty where the base answered."""
     version_number: builtins.int
@@ -230,6 +237,10 @@ class Answerer(google.protobuf.message.Message):
     request_id: builtins.str
     server_id: builtins.str
     """server_id names the process."""
+    arm: builtins.str
+    """arm says which side of an alias's split answered: "incumbent" or "candidate". Empty where no
+    alias was asked.
+    """
     @property
     def base_digests(self) -> loradock.v1.resources_pb2.BaseDigests: ...
     def __init__(
@@ -245,9 +256,10 @@ class Answerer(google.protobuf.message.Message):
         engine_profile: builtins.str = ...,
         request_id: builtins.str = ...,
         server_id: builtins.str = ...,
+        arm: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["base_digests", b"base_digests"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["adapter", b"adapter", "alias", b"alias", "base_digests", b"base_digests", "base_model", b"base_model", "engine_profile", b"engine_profile", "generation", b"generation", "request_id", b"request_id", "server_id", b"server_id", "version_digest", b"version_digest", "version_number", b"version_number"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adapter", b"adapter", "alias", b"alias", "arm", b"arm", "base_digests", b"base_digests", "base_model", b"base_model", "engine_profile", b"engine_profile", "generation", b"generation", "request_id", b"request_id", "server_id", b"server_id", "version_digest", b"version_digest", "version_number", b"version_number"]) -> None: ...
 
 Global___Answerer: typing_extensions.TypeAlias = Answerer
 

@@ -53,6 +53,8 @@ class _MoveKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
     MOVE_KIND_SET: _MoveKind.ValueType  # 1
     MOVE_KIND_ROLLBACK: _MoveKind.ValueType  # 2
     MOVE_KIND_DELETE: _MoveKind.ValueType  # 3
+    MOVE_KIND_SPLIT: _MoveKind.ValueType  # 4
+    """A share of the requests goes to a candidate; the version stays."""
 
 class MoveKind(_MoveKind, metaclass=_MoveKindEnumTypeWrapper):
     """MoveKind says how an alias came to point where it does."""
@@ -61,6 +63,8 @@ MOVE_KIND_UNSPECIFIED: MoveKind.ValueType  # 0
 MOVE_KIND_SET: MoveKind.ValueType  # 1
 MOVE_KIND_ROLLBACK: MoveKind.ValueType  # 2
 MOVE_KIND_DELETE: MoveKind.ValueType  # 3
+MOVE_KIND_SPLIT: MoveKind.ValueType  # 4
+"""A share of the requests goes to a candidate; the version stays."""
 Global___MoveKind: typing_extensions.TypeAlias = MoveKind
 
 class _MetricDirection:
@@ -484,6 +488,40 @@ class AdapterVersion(google.protobuf.message.Message):
 Global___AdapterVersion: typing_extensions.TypeAlias = AdapterVersion
 
 @typing.final
+class Split(google.protobuf.message.Message):
+    """Split sends a share of an alias's requests to a candidate beside the version that it points at."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CANDIDATE_NUMBER_FIELD_NUMBER: builtins.int
+    CANDIDATE_DIGEST_FIELD_NUMBER: builtins.int
+    WEIGHT_BASIS_POINTS_FIELD_NUMBER: builtins.int
+    SHADOW_BASIS_POINTS_FIELD_NUMBER: builtins.int
+    SALT_FIELD_NUMBER: builtins.int
+    candidate_number: builtins.int
+    candidate_digest: builtins.str
+    weight_basis_points: builtins.int
+    """weight_basis_points is the candidate's share, in hundredths of a per cent: 0 to 10000."""
+    shadow_basis_points: builtins.int
+    """shadow_basis_points is the share of the other requests that the candidate also computes, where
+    nobody sees or waits for it.
+    """
+    salt: builtins.str
+    """salt goes into the hash that gives a key its arm; it stays the same while the weight rises."""
+    def __init__(
+        self,
+        *,
+        candidate_number: builtins.int = ...,
+        candidate_digest: builtins.str = ...,
+        weight_basis_points: builtins.int = ...,
+        shadow_basis_points: builtins.int = ...,
+        salt: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["candidate_digest", b"candidate_digest", "candidate_number", b"candidate_number", "salt", b"salt", "shadow_basis_points", b"shadow_basis_points", "weight_basis_points", b"weight_basis_points"]) -> None: ...
+
+Global___Split: typing_extensions.TypeAlias = Split
+
+@typing.final
 class Alias(google.protobuf.message.Message):
     """Alias is a movable name for a version."""
 
@@ -498,6 +536,7 @@ class Alias(google.protobuf.message.Message):
     GENERATION_FIELD_NUMBER: builtins.int
     MOVED_BY_FIELD_NUMBER: builtins.int
     MOVED_AT_FIELD_NUMBER: builtins.int
+    SPLIT_FIELD_NUMBER: builtins.int
     name: builtins.str
     """name is "projects/{project}/adapters/{adapter}/aliases/{alias}"."""
     version_number: builtins.int
@@ -511,6 +550,10 @@ class Alias(google.protobuf.message.Message):
     moved_by: builtins.str
     @property
     def moved_at(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def split(self) -> Global___Split:
+        """split is present while a rollout shares the alias's requests out."""
+
     def __init__(
         self,
         *,
@@ -523,13 +566,16 @@ class Alias(google.protobuf.message.Message):
         generation: builtins.int = ...,
         moved_by: builtins.str = ...,
         moved_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        split: Global___Split | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_previous_digest", b"_previous_digest", "_previous_number", b"_previous_number", "moved_at", b"moved_at", "previous_digest", b"previous_digest", "previous_number", b"previous_number"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_previous_digest", b"_previous_digest", "_previous_number", b"_previous_number", "etag", b"etag", "generation", b"generation", "moved_at", b"moved_at", "moved_by", b"moved_by", "name", b"name", "previous_digest", b"previous_digest", "previous_number", b"previous_number", "version_digest", b"version_digest", "version_number", b"version_number"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_previous_digest", b"_previous_digest", "_previous_number", b"_previous_number", "_split", b"_split", "moved_at", b"moved_at", "previous_digest", b"previous_digest", "previous_number", b"previous_number", "split", b"split"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_previous_digest", b"_previous_digest", "_previous_number", b"_previous_number", "_split", b"_split", "etag", b"etag", "generation", b"generation", "moved_at", b"moved_at", "moved_by", b"moved_by", "name", b"name", "previous_digest", b"previous_digest", "previous_number", b"previous_number", "split", b"split", "version_digest", b"version_digest", "version_number", b"version_number"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_previous_digest", b"_previous_digest"]) -> typing.Literal["previous_digest"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_previous_number", b"_previous_number"]) -> typing.Literal["previous_number"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_split", b"_split"]) -> typing.Literal["split"] | None: ...
 
 Global___Alias: typing_extensions.TypeAlias = Alias
 
@@ -546,6 +592,7 @@ class AliasMove(google.protobuf.message.Message):
     MOVED_BY_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
     MOVED_AT_FIELD_NUMBER: builtins.int
+    SPLIT_FIELD_NUMBER: builtins.int
     generation: builtins.int
     kind: Global___MoveKind.ValueType
     version_number: builtins.int
@@ -555,6 +602,8 @@ class AliasMove(google.protobuf.message.Message):
     reason: builtins.str
     @property
     def moved_at(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def split(self) -> Global___Split: ...
     def __init__(
         self,
         *,
@@ -565,9 +614,12 @@ class AliasMove(google.protobuf.message.Message):
         moved_by: builtins.str = ...,
         reason: builtins.str = ...,
         moved_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        split: Global___Split | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_version_digest", b"_version_digest", "_version_number", b"_version_number", "moved_at", b"moved_at", "version_digest", b"version_digest", "version_number", b"version_number"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_version_digest", b"_version_digest", "_version_number", b"_version_number", "generation", b"generation", "kind", b"kind", "moved_at", b"moved_at", "moved_by", b"moved_by", "reason", b"reason", "version_digest", b"version_digest", "version_number", b"version_number"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_split", b"_split", "_version_digest", b"_version_digest", "_version_number", b"_version_number", "moved_at", b"moved_at", "split", b"split", "version_digest", b"version_digest", "version_number", b"version_number"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_split", b"_split", "_version_digest", b"_version_digest", "_version_number", b"_version_number", "generation", b"generation", "kind", b"kind", "moved_at", b"moved_at", "moved_by", b"moved_by", "reason", b"reason", "split", b"split", "version_digest", b"version_digest", "version_number", b"version_number"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_split", b"_split"]) -> typing.Literal["split"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_version_digest", b"_version_digest"]) -> typing.Literal["version_digest"] | None: ...
     @typing.overload

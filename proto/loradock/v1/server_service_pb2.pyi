@@ -90,6 +90,7 @@ class LiveAlias(google.protobuf.message.Message):
     GENERATION_FIELD_NUMBER: builtins.int
     OVERRIDDEN_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    SPLIT_FIELD_NUMBER: builtins.int
     name: builtins.str
     """name is the alias's resource name."""
     live_digest: builtins.str
@@ -99,6 +100,10 @@ class LiveAlias(google.protobuf.message.Message):
     overridden: builtins.bool
     reason: builtins.str
     """reason says why live is not desired."""
+    @property
+    def split(self) -> loradock.v1.resources_pb2.Split:
+        """split is how requests are shared out here; absent while the candidate isn't resident."""
+
     def __init__(
         self,
         *,
@@ -108,8 +113,11 @@ class LiveAlias(google.protobuf.message.Message):
         generation: builtins.int = ...,
         overridden: builtins.bool = ...,
         reason: builtins.str = ...,
+        split: loradock.v1.resources_pb2.Split | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["desired_digest", b"desired_digest", "generation", b"generation", "live_digest", b"live_digest", "name", b"name", "overridden", b"overridden", "reason", b"reason"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_split", b"_split", "split", b"split"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_split", b"_split", "desired_digest", b"desired_digest", "generation", b"generation", "live_digest", b"live_digest", "name", b"name", "overridden", b"overridden", "reason", b"reason", "split", b"split"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_split", b"_split"]) -> typing.Literal["split"] | None: ...
 
 Global___LiveAlias: typing_extensions.TypeAlias = LiveAlias
 
