@@ -45,6 +45,18 @@ def breaks(tiny, known=None):
     return [(b.sequence, b.what) for b in tiny.registry.audit.verify(known).breaks]
 
 
+def test_the_same_request_is_in_the_log_once(tiny):
+    def append(reason, request_id):
+        return tiny.registry.audit.append(
+            "acme", "ann", "test.do", "thing", reason, request_id=request_id
+        )
+
+    first, again, other = append("a", "id-1"), append("a retry", "id-1"), append("b", "id-2")
+    assert again == first
+    assert other.sequence == first.sequence + 1
+    assert breaks(tiny) == []
+
+
 @pytest.mark.contract("X4")
 def test_x4_the_database_refuses_to_change_the_log(log):
     for statement in (

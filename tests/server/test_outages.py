@@ -1,5 +1,6 @@
 """S6 and S10: object store down, catalog down, both; real PostgreSQL, a real S3 endpoint."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import grpc
 import psycopg
 import pytest
+from fault_proxy import FaultProxy
 from served import alias_name, reason_of, refusal_of, running, until
 
 from loradock.registry.policy import Demands, SuiteDemand
@@ -217,6 +219,26 @@ async def test_s6_override_outlives_a_restart_and_the_catalog_wins_if_the_alias_
         audit = served.server.registry.audit.list("default").items
         outcome = next(e for e in audit if e.action == "alias.override.reconcile")
         assert "the catalog wins" in outcome.details["outcome"]
+    decision, end = (tmp_path / "overrides.jsonl").read_text().splitlines()
+    assert json.loads(end)["event"] == "reconciled"
+    (tmp_path / "overrides.jsonl").write_text(f"{decision}\n")  # killed before it wrote the end
+    async with running(tiny_base, tmp_path, **settings) as served:
+        assert served.server.registry.audit.list("default").items == audit, "each line once"
+
+
+async def test_a_slow_catalog_is_asked_once_by_all_who_ask_for_an_unknown_alias(
+    tiny_base, tmp_path, settings
+):
+    delay_s, num_callers = 0.2, 30
+    with FaultProxy.of_database(settings["database_url"]) as (proxy, url):
+        async with running(tiny_base, tmp_path, **settings | {"database_url": url}) as served:
+            proxy.delay(delay_s)
+            started = time.monotonic()
+            calls = (refusal_of(served.ask("unheard-of")) for _ in range(num_callers))
+            errors = await asyncio.gather(*calls)
+            assert {reason_of(error) for error in errors} == {"NOT_FOUND"}
+            assert time.monotonic() - started < num_callers * delay_s / 2
+            proxy.pass_on()
 
 
 @pytest.mark.contract("S10")

@@ -59,6 +59,7 @@ class Live:
         self._pins: dict[PinKey, Version] = {}
         self._num_forgotten = 0
         self._turns: dict[AliasKey, _Turn] = {}
+        self._first_uses: dict[AliasKey, asyncio.Task[LiveAlias]] = {}
         self._live_digests: frozenset[str] = frozenset()
         self.on_first_use: Callable[[AliasKey, Alias], None] = lambda key, alias: None
 
@@ -90,6 +91,22 @@ class Live:
         return Resolved(live.version, reference.alias, live.generation)
 
     async def _first_use(self, key: AliasKey) -> LiveAlias:
+        """Read an alias, once for all who ask for it meanwhile: they share the answer, or why not.
+
+        However long the catalog takes, nobody waits for more than this one reading.
+        """
+        reading = self._first_uses.get(key)
+        if reading is None:
+            reading = self._first_uses[key] = asyncio.create_task(self._read_first(key))
+            reading.add_done_callback(lambda done: self._was_read(key, done))
+        return await asyncio.shield(reading)
+
+    def _was_read(self, key: AliasKey, reading: asyncio.Task[LiveAlias]) -> None:
+        del self._first_uses[key]
+        if not reading.cancelled():
+            reading.exception()  # everybody who asked has it, if anybody still waits
+
+    async def _read_first(self, key: AliasKey) -> LiveAlias:
         async with self.turn(key):
             if key not in self._table:
                 alias = await self._threads.run(self._reader.alias, *key)

@@ -183,7 +183,13 @@ class Overrides:
         }
         resource = alias_name(decision.project, decision.adapter, decision.alias)
         self._registry.audit.append(
-            decision.project, decision.subject, action, resource, reason, known | details
+            decision.project,
+            decision.subject,
+            action,
+            resource,
+            reason,
+            known | details,
+            request_id=f"{decision.id}.{action}",  # an attempt that broke off may come again
         )
 
     def _clear(self, key: AliasKey) -> None:

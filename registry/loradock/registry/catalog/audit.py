@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from loradock.registry.audit_chain import GENESIS, link
 from loradock.registry.catalog.database import Database
 from loradock.registry.catalog.journal import Deed, record_deed
 from loradock.registry.catalog.pages import AnyRow, fetch_page, page, page_request
+from loradock.registry.catalog.requests import Request
 from loradock.registry.catalog.tables import audit_events, counters
 from loradock.registry.catalog.types import microseconds
 from loradock.registry.names import check_text
@@ -33,11 +34,25 @@ class Audit:
         resource: str,
         reason: str,
         details: Mapping[str, str] | None = None,
+        request_id: str = "",
     ) -> AuditEvent:
-        """Add what the registry can't know by itself, e.g. an override on a server."""
+        """Add what the registry can't know by itself, e.g. an override on a server.
+
+        A request id that comes again, for the same action, gives the event of the first time.
+        """
         deed = Deed(project, subject, action, resource, reason, dict(details or {}))
         _check(deed)
-        sequence = self._database.write(lambda c: record_deed(c, deed), nudge=False)
+        request = Request(project, request_id, {"do": "audit", "action": action, "to": resource})
+
+        def work(c: Connection) -> int:
+            earlier = request.earlier_outcome(c)
+            if earlier is not None:
+                return int(earlier["sequence"])
+            sequence = record_deed(c, deed)
+            request.settle(c, sequence=sequence)
+            return sequence
+
+        sequence = self._database.write(work, nudge=False)
         query = select(audit_events).where(audit_events.c.sequence == sequence)
         with self._database.read() as c:
             return _read(c.execute(query).one())
