@@ -11,6 +11,7 @@ import logging
 import math
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -26,6 +27,7 @@ from loradock.engine.loading import LoadedBase
 from loradock.engine.lora import Adapter, read_adapter
 from loradock.engine.memory import BLOCK_TOKENS
 from loradock.engine.protocol import (
+    STEP_BOUNDS_S,
     AdapterSource,
     BaseInfo,
     EngineState,
@@ -34,6 +36,7 @@ from loradock.engine.protocol import (
     Generate,
     ResidentAdapter,
     RowEvent,
+    StepTimes,
     Work,
 )
 from loradock.engine.rows import Chunk, GenerateRow, Row, ScoreRow
@@ -82,6 +85,9 @@ class BuiltinEngine:
         self._has_work = threading.Condition()
         self._is_closing = False
         self._num_steps = 0
+        self._num_step_tokens = 0
+        self._step_counts = [0] * (len(STEP_BOUNDS_S) + 1)
+        self._step_seconds = 0.0
         self._state = self._snapshot()
         self._thread: threading.Thread | None = None
 
@@ -186,10 +192,17 @@ class BuiltinEngine:
         self._scheduler.admit()
         plan = self._scheduler.plan()
         if plan:
+            started = time.monotonic()
             self.decoder.clear(plan.fresh_blocks)
             events += self._compute(plan.chunks)
-            self._num_steps += 1
+            self._count(plan.chunks, time.monotonic() - started)
         return events
+
+    def _count(self, chunks: Sequence[Chunk], seconds: float) -> None:
+        self._num_steps += 1
+        self._num_step_tokens += sum(map(len, chunks))
+        self._step_counts[bisect_left(STEP_BOUNDS_S, seconds)] += 1
+        self._step_seconds += seconds
 
     def _compute(self, chunks: Sequence[Chunk]) -> list[RowEvent]:
         """Compute chunks together; where that fails, each alone, so that one can't fail others."""
@@ -199,8 +212,9 @@ class BuiltinEngine:
         except Exception:
             if len(chunks) > 1:
                 return [event for chunk in chunks for event in self._compute([chunk])]
-            log.exception("a row failed", extra={"facts": {"row": chunks[0].row.name}})
-            return [self._end(chunks[0].row, Finish.FAILED, STEP_FAILED)]
+            row = chunks[0].row
+            log.exception("a row failed", extra={"facts": {"row": row.name, **row.work.facts}})
+            return [self._end(row, Finish.FAILED, STEP_FAILED)]
         return self._advance([span.chunk for span in batch.spans], logits)
 
     def _advance(self, chunks: Sequence[Chunk], logits: Tensor) -> list[RowEvent]:
@@ -269,6 +283,7 @@ class BuiltinEngine:
             tokens=tokens,
             logprobs=logprobs,
             cached_tokens=row.num_cached if is_first else None,
+            queued_s=row.queued_s if is_first else None,
             finish=finish,
             error=error,
         )
@@ -284,6 +299,8 @@ class BuiltinEngine:
             num_free_blocks=self._pool.num_free,
             num_cached_blocks=self._pool.num_cached,
             num_steps=self._num_steps,
+            num_step_tokens=self._num_step_tokens,
+            step_times=StepTimes(tuple(self._step_counts), self._step_seconds),
         )
 
 

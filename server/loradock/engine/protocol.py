@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+Facts = Mapping[str, object]  # what the engine's log lines say of a row
+STEP_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
@@ -88,6 +91,7 @@ class Generate:
     adapter: str | None = None  # a resident version's digest; None asks for the base
     salt: str = ""  # the tenant's: cached blocks are shared within one salt only
     deadline: float | None = None
+    facts: Facts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,7 @@ class Score:
     adapter: str | None = None
     salt: str = ""
     deadline: float | None = None
+    facts: Facts = field(default_factory=dict)
 
 
 Work = Generate | Score
@@ -125,6 +130,7 @@ class RowEvent:
     logprobs: tuple[float, ...] = ()  # beside `tokens`, if asked for
     scores: tuple[tuple[float, ...], ...] = ()  # Score: per continuation, per token
     cached_tokens: int | None = None  # on the first event: prompt tokens found in the prefix cache
+    queued_s: float | None = None  # on the first event: from its submission to its admission
     finish: Finish | None = None
     error: str | None = None  # with FAILED
 
@@ -139,6 +145,14 @@ class ResidentAdapter:
 
 
 @dataclass(frozen=True, slots=True)
+class StepTimes:
+    """How many steps took at most each of STEP_BOUNDS_S, or longer than all; and all together."""
+
+    counts: tuple[int, ...] = (0,) * (len(STEP_BOUNDS_S) + 1)
+    total_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class EngineState:
     """A snapshot for status pages and for the integrity check."""
 
@@ -148,6 +162,9 @@ class EngineState:
     num_free_blocks: int
     num_cached_blocks: int  # held by the prefix cache alone
     num_steps: int
+    num_step_tokens: int = 0  # computed by all steps, of prompts and of answers
+    num_preemptions: int = 0
+    step_times: StepTimes = StepTimes()
     resident: Mapping[str, ResidentAdapter] = field(default_factory=dict)
 
 

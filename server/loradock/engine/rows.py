@@ -5,6 +5,7 @@ Pure Python. A row is a line of places in key/value memory; each step computes a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,11 +25,19 @@ class Row:
         self.num_computed = 0  # places whose keys and values are in memory
         self.num_cached = 0  # prompt tokens that the prefix cache had
         self.is_announced = False  # its first event has gone out
+        self.submitted_at = time.monotonic()
+        self.admitted_at: float | None = None
 
     @property
     def name(self) -> str:
         """The row's name among running rows."""
         return self.work.row
+
+    @property
+    def queued_s(self) -> float:
+        """How long it waited, or has waited so far, for its admission."""
+        until = time.monotonic() if self.admitted_at is None else self.admitted_at
+        return until - self.submitted_at
 
     @property
     def num_places(self) -> int:

@@ -7,6 +7,7 @@ step; prompts share what is left of the step's tokens, in chunks.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -122,6 +123,8 @@ class Scheduler:
             return False
         row.blocks = self._pool.take(num_new, shared)
         row.num_cached = row.num_computed = len(shared) * self._block_tokens
+        if row.admitted_at is None:
+            row.admitted_at = time.monotonic()
         return True
 
     def _reusable(self, row: Row) -> list[bytes]:
