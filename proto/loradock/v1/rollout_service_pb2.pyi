@@ -98,12 +98,21 @@ class RolloutGuards(google.protobuf.message.Message):
     def __init__(
         self,
         *,
-        max_error_increase: builtins.float = ...,
-        max_latency_ratio: builtins.float = ...,
-        min_calls: builtins.int = ...,
-        confidence: builtins.float = ...,
+        max_error_increase: builtins.float | None = ...,
+        max_latency_ratio: builtins.float | None = ...,
+        min_calls: builtins.int | None = ...,
+        confidence: builtins.float | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["confidence", b"confidence", "max_error_increase", b"max_error_increase", "max_latency_ratio", b"max_latency_ratio", "min_calls", b"min_calls"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_confidence", b"_confidence", "_max_error_increase", b"_max_error_increase", "_max_latency_ratio", b"_max_latency_ratio", "_min_calls", b"_min_calls", "confidence", b"confidence", "max_error_increase", b"max_error_increase", "max_latency_ratio", b"max_latency_ratio", "min_calls", b"min_calls"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_confidence", b"_confidence", "_max_error_increase", b"_max_error_increase", "_max_latency_ratio", b"_max_latency_ratio", "_min_calls", b"_min_calls", "confidence", b"confidence", "max_error_increase", b"max_error_increase", "max_latency_ratio", b"max_latency_ratio", "min_calls", b"min_calls"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_confidence", b"_confidence"]) -> typing.Literal["confidence"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_error_increase", b"_max_error_increase"]) -> typing.Literal["max_error_increase"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_latency_ratio", b"_max_latency_ratio"]) -> typing.Literal["max_latency_ratio"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_min_calls", b"_min_calls"]) -> typing.Literal["min_calls"] | None: ...
 
 Global___RolloutGuards: typing_extensions.TypeAlias = RolloutGuards
 
@@ -313,7 +322,7 @@ class StartRolloutRequest(google.protobuf.message.Message):
 
     @property
     def guards(self) -> Global___RolloutGuards:
-        """guards that are absent or 0 are 0.01, 1.5, 50 calls and 0.999."""
+        """guards that are absent are 0.01, 1.5, 20 calls and 0.999."""
 
     def __init__(
         self,

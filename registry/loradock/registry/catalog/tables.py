@@ -154,6 +154,72 @@ alias_moves = Table(
     Index(None, "alias_id", "moved_at"),
 )
 
+# What a move says beside where it points: a share for a candidate. Releases before rollouts see a
+# move to the version where the alias points already.
+alias_splits = Table(
+    "alias_splits",
+    metadata,
+    Column("alias_id", Integer, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("candidate_id", ForeignKey("versions.id"), nullable=False),
+    Column("weight", Integer, nullable=False),  # basis points, as is the shadow
+    Column("shadow", Integer, nullable=False),
+    Column("salt", String(36), nullable=False),
+    PrimaryKeyConstraint("alias_id", "generation"),
+    ForeignKeyConstraint(
+        ["alias_id", "generation"], ["alias_moves.alias_id", "alias_moves.generation"]
+    ),
+)
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("alias_id", ForeignKey("aliases.id"), nullable=False),
+    Column("incumbent_id", ForeignKey("versions.id"), nullable=False),
+    Column("candidate_id", ForeignKey("versions.id"), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("plan", Json, nullable=False),
+    Column("stage", Integer, nullable=False),
+    Column("stage_at", Moment, nullable=False),
+    Column("generation", Integer, nullable=False),  # the alias's, at this stage
+    Column("sequence", BigInteger, nullable=False),  # the change that servers have to follow
+    Column("reason", Text, nullable=False),
+    Column("started_by", WHO, nullable=False),
+    Column("started_at", Moment, nullable=False),
+    Column("ended_at", Moment),  # null: it goes on
+    Index(None, "alias_id", "started_at"),
+)
+_GOES_ON = text("ended_at IS NULL")
+Index(
+    "uq_rollouts_going_on",
+    rollouts.c.alias_id,
+    unique=True,
+    sqlite_where=_GOES_ON,
+    postgresql_where=_GOES_ON,
+)
+
+# What a server process has counted of an arm since the alias came to a generation.
+arm_counts = Table(
+    "arm_counts",
+    metadata,
+    Column("rollout_id", ForeignKey("rollouts.id"), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("server_id", String(128), nullable=False),
+    Column("arm", String(16), nullable=False),
+    Column("counts", Json, nullable=False),
+    PrimaryKeyConstraint("rollout_id", "generation", "server_id", "arm"),
+)
+
+# Work that exactly one process does at a time: who, and until when unless it says so again.
+duties = Table(
+    "duties",
+    metadata,
+    Column("name", NAME, primary_key=True),
+    Column("holder", String(128), nullable=False),
+    Column("until", Moment, nullable=False),
+)
+
 # The last revision is in force; the others tell what was.
 alias_policies = Table(
     "alias_policies",
