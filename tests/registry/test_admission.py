@@ -479,4 +479,4 @@ def test_a4_a_refused_publish_leaves_nothing_visible(tiny, tmp_path):
         tiny.publish(delta=delta, request_id="r")
     assert tiny.registry.reader.latest_sequence() == before
     assert tiny.registry.adapters.list("acme").items == []
-    assert list((tmp_path / "blobs" / "staging").iterdir()) == []
+    assert not [path for path in (tmp_path / "blobs/staging").rglob("*") if path.is_file()]

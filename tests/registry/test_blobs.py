@@ -8,8 +8,10 @@ from loradock.registry.errors import (
     InvalidArgument,
     NotFound,
     StoreUnavailable,
+    UploadOffset,
     UploadTooLarge,
 )
+from loradock.registry.garbage import Garbage, GarbageKind
 from loradock.registry.limits import Limits
 from loradock.registry.registry import open_registry
 from loradock.registry.resources import BlobRef
@@ -24,7 +26,7 @@ def blobs(lite):
 
 
 def _staged(tmp_path):
-    return list((tmp_path / "lite-blobs" / "staging").iterdir())
+    return [path for path in (tmp_path / "lite-blobs" / "staging").rglob("*") if path.is_file()]
 
 
 def test_bytes_that_are_not_what_was_promised_are_not_kept(blobs, tmp_path):
@@ -36,14 +38,86 @@ def test_bytes_that_are_not_what_was_promised_are_not_kept(blobs, tmp_path):
     assert _staged(tmp_path) == []
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(blobs, tmp_path):
+def _begin(blobs, content, offset=0, ref=REF):
+    """Send some bytes and break off."""
+    with blobs.writer("acme", ref, offset) as writer:
+        writer.write(content)
+
+
+@pytest.mark.contract("R5")
+def test_r5_an_upload_goes_on_where_it_broke_off(blobs, tmp_path):
     with pytest.raises(RuntimeError), blobs.writer("acme", REF) as writer:
-        writer.write(CONTENT)
+        writer.write(CONTENT[:700])
         raise RuntimeError("the line broke")
+    assert blobs.find_missing("acme", [REF]) == [REF]
+    assert blobs.committed("acme", [REF]) == {REF.digest: 700}
+    assert blobs.committed("rival", [REF]) == {}
+    _begin(blobs, CONTENT[700:900], 700)
+    assert blobs.committed("acme", [REF]) == {REF.digest: 900}
+    with blobs.writer("acme", REF, 900) as writer:
+        writer.write(CONTENT[900:])
+        writer.commit()
+    assert b"".join(blobs.read("acme", REF.digest)) == CONTENT
+    assert _staged(tmp_path) == [] and blobs.committed("acme", [REF]) == {}
+
+
+@pytest.mark.contract("R5")
+def test_r5_a_part_that_is_wrong_spoils_nothing_for_good(blobs, tmp_path):
+    _begin(blobs, b"something else")
+    with pytest.raises(DigestMismatch), blobs.writer("acme", REF, 14) as writer:
+        writer.write(CONTENT[14:])
+        writer.commit()
+    assert _staged(tmp_path) == []
+    _begin(blobs, CONTENT)  # all of it, but for the commit
+    with blobs.writer("acme", REF, len(CONTENT)) as writer:
+        writer.commit()
+    assert b"".join(blobs.read("acme", REF.digest)) == CONTENT
+
+
+@pytest.mark.contract("R5")
+def test_r5_an_upload_goes_on_at_no_other_place(blobs):
+    _begin(blobs, CONTENT[:100])
+    with pytest.raises(UploadOffset) as caught, blobs.writer("acme", REF, 101):
+        pass
+    assert (caught.value.offset_bytes, caught.value.committed_bytes) == (101, 100)
+    for offset in (-1, len(CONTENT) + 1):
+        with pytest.raises(InvalidArgument):
+            blobs.writer("acme", REF, offset)
+    _begin(blobs, CONTENT[40:50], 40)  # an earlier place is one, and what was behind it is gone
+    assert blobs.committed("acme", [REF]) == {REF.digest: 50}
+    _begin(blobs, CONTENT[:7])  # and so is the beginning
+    assert blobs.committed("acme", [REF]) == {REF.digest: 7}
+
+
+@pytest.mark.contract("R5")
+def test_r5_two_uploads_of_the_same_bytes_do_not_meet(blobs, tmp_path):
+    with blobs.writer("acme", REF) as first, blobs.writer("acme", REF) as second:
+        first.write(CONTENT[:500])
+        assert blobs.committed("acme", [REF]) == {}, "somebody is writing it"
+        with pytest.raises(UploadOffset), blobs.writer("acme", REF, 500):
+            pass
+        for writer, content in ((second, CONTENT), (first, CONTENT[500:])):
+            writer.write(content)
+            writer.commit()
+    assert b"".join(blobs.read("acme", REF.digest)) == CONTENT
+    assert _staged(tmp_path) == []
+
+
+@pytest.mark.contract("R5")
+def test_r5_what_nobody_goes_on_with_is_collected_and_what_is_written_is_not(lite, tmp_path):
+    blobs, collect = lite.registry.blobs, lite.registry.garbage.collect
+    abandoned = BlobRef(digest(b"abandoned"), 9)
+    _begin(blobs, b"aband", ref=abandoned)
+    assert list(collect("acme", by="op")) == [], "within the grace"
     with blobs.writer("acme", REF) as writer:
         writer.write(CONTENT)
-    assert blobs.find_missing("acme", [REF]) == [REF]
-    assert _staged(tmp_path) == []
+        key = f"staging/uploads/acme/{abandoned.digest[7:]}"
+        found = [Garbage(GarbageKind.UNFINISHED, key, 5)]
+        assert list(collect("acme", grace_s=0.0, dry_run=True, by="op")) == found
+        assert list(collect("acme", grace_s=0.0, by="op")) == found
+        writer.commit()
+    assert b"".join(blobs.read("acme", REF.digest)) == CONTENT
+    assert _staged(tmp_path) == [] and blobs.committed("acme", [abandoned]) == {}
 
 
 def test_nobody_learns_what_others_have(lite):

@@ -237,7 +237,7 @@ def _operate(tiny, what, i, j):
         _upload(tiny, b"loose %d" % i)
     elif what == "orphan":
         store = tiny.registry.versions._store
-        file = store.staging / f"orphan-{i}"
+        file = store.spool.folder / f"orphan-{i}"
         file.write_bytes(b"orphan %d" % i)
         with suppress(StoreUnavailable):  # a collector without grace may take the file
             store.put(digest(b"orphan %d" % i), file)

@@ -37,7 +37,7 @@ def store(request, tmp_path):
 
 
 def _put(store, content, name="file"):
-    file = store.staging / name
+    file = store.spool.folder / name
     file.write_bytes(content)
     written = store.put(digest(content), file)
     file.unlink(missing_ok=True)
@@ -108,8 +108,8 @@ def test_racing_writers_leave_the_content(store):
 
 
 def test_a_damaged_blob_of_another_size_is_healed(store):
-    (store.staging / "wrong").write_bytes(b"damage")
-    store.put(digest(SMALL), store.staging / "wrong")
+    (store.spool.folder / "wrong").write_bytes(b"damage")
+    store.put(digest(SMALL), store.spool.folder / "wrong")
     assert _put(store, SMALL)
     assert _get(store, SMALL) == SMALL
 
@@ -119,7 +119,7 @@ def test_a_folder_holds_blobs_where_the_design_says(tmp_path):
     _put(store, SMALL)
     name = digest(SMALL).removeprefix("sha256:")
     assert (tmp_path / "blobs" / "sha256" / name[:2] / name).read_bytes() == SMALL
-    assert list(store.staging.iterdir()) == []
+    assert list(store.spool.folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,8 @@ SAMPLES = [
     registry.BaseMismatch([registry.Problem("base", "WEIGHTS", "differ")]),
     registry.DigestMismatch(DIGEST, DIGEST),
     registry.UploadTooLarge("blob", 10, 5),
+    registry.UploadOffset(9, 4),
+    registry.DiskFull("the catalog", "no space left on device"),
     registry.CatalogUnavailable("down"),
     registry.UnknownSchema(None, "0001"),
     registry.StoreUnavailable("down"),

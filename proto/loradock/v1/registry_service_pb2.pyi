@@ -446,15 +446,39 @@ Global___FindMissingBlobsRequest: typing_extensions.TypeAlias = FindMissingBlobs
 class FindMissingBlobsResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class CommittedBytesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     MISSING_FIELD_NUMBER: builtins.int
+    COMMITTED_BYTES_FIELD_NUMBER: builtins.int
     @property
     def missing(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[loradock.v1.resources_pb2.Blob]: ...
+    @property
+    def committed_bytes(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
+        """committed_bytes says, by digest, how much of a missing blob a broken upload brought: the offset
+        at which the next may begin.
+        """
+
     def __init__(
         self,
         *,
         missing: collections.abc.Iterable[loradock.v1.resources_pb2.Blob] | None = ...,
+        committed_bytes: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["missing", b"missing"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["committed_bytes", b"committed_bytes", "missing", b"missing"]) -> None: ...
 
 Global___FindMissingBlobsResponse: typing_extensions.TypeAlias = FindMissingBlobsResponse
 
@@ -466,7 +490,12 @@ class UploadBlobHeader(google.protobuf.message.Message):
 
     PARENT_FIELD_NUMBER: builtins.int
     BLOB_FIELD_NUMBER: builtins.int
+    OFFSET_BYTES_FIELD_NUMBER: builtins.int
     parent: builtins.str
+    offset_bytes: builtins.int
+    """offset_bytes is where the first chunk belongs: 0, or what FindMissingBlobs said. If the server
+    is not there (any more), the answer is ABORTED with UPLOAD_OFFSET.
+    """
     @property
     def blob(self) -> loradock.v1.resources_pb2.Blob: ...
     def __init__(
@@ -474,9 +503,10 @@ class UploadBlobHeader(google.protobuf.message.Message):
         *,
         parent: builtins.str = ...,
         blob: loradock.v1.resources_pb2.Blob | None = ...,
+        offset_bytes: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["blob", b"blob"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["blob", b"blob", "parent", b"parent"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["blob", b"blob", "offset_bytes", b"offset_bytes", "parent", b"parent"]) -> None: ...
 
 Global___UploadBlobHeader: typing_extensions.TypeAlias = UploadBlobHeader
 

@@ -197,6 +197,8 @@ class RegistryServiceServicer(object):
 
     def UploadBlob(self, request_iterator, context):
         """UploadBlob takes a header and then chunks; the bytes are kept only if they hash to the digest.
+        What a broken upload brought waits on the server's disk for the rest: ask FindMissingBlobs from
+        where to go on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -516,7 +516,10 @@ class RegistryServiceStub(typing.Generic[_RegistryServiceRegisterBaseModelType, 
     """FindMissingBlobs answers which bytes have to be sent before a publish."""
 
     UploadBlob: _RegistryServiceUploadBlobType
-    """UploadBlob takes a header and then chunks; the bytes are kept only if they hash to the digest."""
+    """UploadBlob takes a header and then chunks; the bytes are kept only if they hash to the digest.
+    What a broken upload brought waits on the server's disk for the rest: ask FindMissingBlobs from
+    where to go on.
+    """
 
     DownloadBlob: _RegistryServiceDownloadBlobType
     """DownloadBlob streams bytes in chunks."""
@@ -700,7 +703,10 @@ class RegistryServiceServicer(metaclass=abc.ABCMeta):
         request_iterator: _MaybeAsyncIterator[loradock.v1.registry_service_pb2.UploadBlobRequest],
         context: _ServicerContext,
     ) -> typing.Union[loradock.v1.registry_service_pb2.UploadBlobResponse, collections.abc.Awaitable[loradock.v1.registry_service_pb2.UploadBlobResponse]]:
-        """UploadBlob takes a header and then chunks; the bytes are kept only if they hash to the digest."""
+        """UploadBlob takes a header and then chunks; the bytes are kept only if they hash to the digest.
+        What a broken upload brought waits on the server's disk for the rest: ask FindMissingBlobs from
+        where to go on.
+        """
 
     @abc.abstractmethod
     def DownloadBlob(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -16,11 +17,14 @@ from loradock.registry.catalog.database import Database
 from loradock.registry.catalog.possessions import (
     hold,
     hold_possessed,
+    is_damaged,
+    mark_whole,
     possessed,
     record_possession,
 )
 from loradock.registry.errors import (
     DigestMismatch,
+    DiskFull,
     InvalidArgument,
     NotFound,
     StoreUnavailable,
@@ -31,7 +35,8 @@ from loradock.registry.names import check_digest, check_name
 from loradock.registry.resources import BlobRef
 from loradock.registry.steps import reached
 from loradock.registry.stores import CHUNK_BYTES, BlobStore, Capabilities
-from loradock.registry.stores.folder import sync_folder
+from loradock.registry.stores.disk import disk_errors, sync_folder
+from loradock.registry.stores.spool import SpoolFile
 
 _MAX_ASKED = 10_000
 
@@ -58,11 +63,24 @@ class Blobs:
         known = self._database.write(lambda c: hold_possessed(c, project, digests), nudge=False)
         return [ref for ref in dict.fromkeys(refs) if known.get(ref.digest) != ref.size_bytes]
 
-    def writer(self, project: str, ref: BlobRef) -> BlobWriter:
-        """Begin an upload; leaving the writer without a commit leaves nothing behind."""
+    def committed(self, project: str, refs: Sequence[BlobRef]) -> dict[str, int]:
+        """Tell how much of missing blobs broken uploads brought, by digest: where to go on."""
+        spool = self._store.spool
+        sizes = {ref.digest: spool.committed(project, ref) for ref in refs}
+        return {digest: size for digest, size in sizes.items() if size}
+
+    def writer(self, project: str, ref: BlobRef, offset: int = 0) -> BlobWriter:
+        """Begin an upload, or go on with a broken one at its committed offset (UploadOffset)."""
         check_name("project", project)
         self._check(ref)
-        return BlobWriter(self._database, self._store, project, ref)
+        if not 0 <= offset <= ref.size_bytes:
+            raise InvalidArgument("offset_bytes", f"{offset} is not in 0..{ref.size_bytes}")
+        return BlobWriter(self._database, self._store, project, ref, offset)
+
+    def is_damaged(self, digest: str) -> bool:
+        """Tell whether a blob was found damaged, and not sent again since."""
+        with self._database.read() as c:
+            return is_damaged(c, digest)
 
     def read(
         self, project: str, digest: str, *, offset: int = 0, chunk_bytes: int = CHUNK_BYTES
@@ -86,7 +104,7 @@ class Blobs:
     def fetch(self, digest: str, destination: Path) -> None:
         """Bring a blob to a file: verified, synced, and there at once or not at all."""
         check_digest("digest", digest)
-        with local_errors(), _temporary_beside(destination) as (path, file):
+        with disk_errors("what is fetched"), _temporary_beside(destination) as (path, file):
             sha256 = hashlib.sha256()
             for chunk in self._store.read(digest):
                 sha256.update(chunk)
@@ -110,22 +128,29 @@ class Blobs:
 
 
 class BlobWriter:
-    """One upload. Bytes lie in the store's staging folder until they are verified."""
+    """One upload. Bytes wait in the spool until they are verified; one thread at a time.
 
-    def __init__(self, database: Database, store: BlobStore, project: str, ref: BlobRef) -> None:
+    Left before its commit, it leaves what came for the next writer to go on with.
+    """
+
+    def __init__(
+        self, database: Database, store: BlobStore, project: str, ref: BlobRef, offset: int
+    ) -> None:
         self._database = database
         self._store = store
         self._project = project
         self._ref = ref
+        self._offset = offset
         self._sha256 = hashlib.sha256()
         self._num_bytes = 0
-        self._file: BinaryIO | None = None
-        self._path = Path()
+        self._file: SpoolFile | None = None
+        self._lock = threading.Lock()  # a call that was cancelled may still be writing
 
     def __enter__(self) -> Self:
-        with local_errors():
-            descriptor, name = tempfile.mkstemp(dir=self._store.staging, prefix="upload-")
-            self._path, self._file = Path(name), os.fdopen(descriptor, "wb")
+        with self._lock:
+            self._file = self._store.spool.open(self._project, self._ref, self._offset)
+            for chunk in self._file.read():
+                self._count(chunk)
         return self
 
     def __exit__(
@@ -134,31 +159,32 @@ class BlobWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.discard()
+        with self._lock:
+            if self._file is not None:
+                self._file.leave()
+                self._file = None
 
     def write(self, chunk: bytes) -> None:
         """Take the next bytes; DigestMismatch as soon as there are too many."""
-        self._num_bytes += len(chunk)
-        if self._num_bytes > self._ref.size_bytes:
-            raise self._mismatch(f"more than {self._ref.size_bytes} bytes")
-        self._sha256.update(chunk)
-        with local_errors():
+        with self._lock, self._dropped_if_useless():
+            self._count(chunk)
+            if self._num_bytes > self._ref.size_bytes:
+                raise self._mismatch(f"more than {self._ref.size_bytes} bytes")
             self._open.write(chunk)
 
     def commit(self) -> None:
         """Verify and keep the bytes, or raise DigestMismatch and keep nothing."""
         found = "sha256:" + self._sha256.hexdigest()
-        if self._num_bytes != self._ref.size_bytes or found != self._ref.digest:
-            raise self._mismatch(f"{found} of {self._num_bytes} bytes")
-        with local_errors():
-            self._open.close()
-        reached("upload.verified")
-        self._keep()
-        self.discard()
+        with self._lock, self._dropped_if_useless():
+            if self._num_bytes != self._ref.size_bytes or found != self._ref.digest:
+                raise self._mismatch(f"{found} of {self._num_bytes} bytes")
+            reached("upload.verified")
+            self._keep(self._open.path)
+            self._open.drop()
 
-    def _keep(self) -> None:
+    def _keep(self, path: Path) -> None:
         project, digest = self._project, self._ref.digest
-        born = put_held(self._database, self._store, self._ref, self._path)
+        born = put_held(self._database, self._store, self._ref, path)
         recorded = self._database.write(
             lambda c: record_possession(c, project, digest, born), nudge=False
         )
@@ -166,16 +192,22 @@ class BlobWriter:
             raise StoreUnavailable(f"{digest}: was collected as garbage meanwhile; send it again")
         reached("upload.recorded")
 
-    def discard(self) -> None:
-        """Drop what was written; nothing if it was committed."""
-        if self._file is not None:
-            with suppress(OSError):
-                self._file.close()
-            self._file = None
-            self._path.unlink(missing_ok=True)
+    def _count(self, chunk: bytes) -> None:
+        self._sha256.update(chunk)
+        self._num_bytes += len(chunk)
+
+    @contextmanager
+    def _dropped_if_useless(self) -> Iterator[None]:
+        """Keep nothing of what is wrong, and nothing where there is no room."""
+        try:
+            yield
+        except (DigestMismatch, DiskFull):
+            if self._file is not None:
+                self._file.drop()
+            raise
 
     @property
-    def _open(self) -> BinaryIO:
+    def _open(self) -> SpoolFile:
         if self._file is None:
             raise InvalidArgument("writer", "is not open")
         return self._file
@@ -185,12 +217,17 @@ class BlobWriter:
 
 
 def put_held(database: Database, store: BlobStore, ref: BlobRef, file: Path) -> datetime:
-    """Put a file whose content was checked; what this gives proves that it was held all along."""
-    born = database.write(lambda c: hold(c, ref), nudge=False)
+    """Put a file whose content was checked; what this gives proves that it was held all along.
+
+    What `verify` found damaged is replaced.
+    """
+    held = database.write(lambda c: hold(c, ref), nudge=False)
     reached("blob.held")
-    store.put(ref.digest, file)
+    store.put(ref.digest, file, replace=held.is_damaged)
     reached("blob.put")
-    return born
+    if held.is_damaged:
+        database.write(lambda c: mark_whole(c, ref.digest), nudge=False)
+    return held.born
 
 
 def _check_digest(promised: str, hex_digits: str) -> None:
@@ -207,12 +244,3 @@ def _temporary_beside(destination: Path) -> Iterator[tuple[Path, BinaryIO]]:
             yield Path(name), file
     finally:
         Path(name).unlink(missing_ok=True)
-
-
-@contextmanager
-def local_errors() -> Iterator[None]:
-    """Tell what the local disk refuses as StoreUnavailable."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreUnavailable(f"local disk: {error.strerror or error}") from error

@@ -17,7 +17,9 @@ RegistryError
 ├── DigestMismatch         bytes do not hash to what was promised
 ├── UploadTooLarge         over a limit, which is named
 ├── CatalogUnavailable     the database does not answer
+├── UploadOffset           an upload can't go on from where it wants to
 ├── StoreUnavailable       the object store does not answer
+├── DiskFull               there is no room where catalog, blobs or uploads are kept
 └── UnknownSchema          the database's schema is not the one this release knows
 """
 
@@ -178,8 +180,27 @@ class UnknownSchema(RegistryError):
     """The database's schema is not the one this release knows."""
 
     def __init__(self, found: str | None, known: str) -> None:
+class UploadOffset(RegistryError):
+    """What a broken upload brought is not here (any more): ask again where to go on."""
+
+    def __init__(self, offset_bytes: int, committed_bytes: int) -> None:
+        self.offset_bytes, self.committed_bytes = offset_bytes, committed_bytes
+        super().__init__(
+            f"the upload can't go on at byte {offset_bytes}: {committed_bytes} are here, or "
+            "another upload of the same bytes is writing"
+        )
+
+
         self.found, self.known = found, known
         super().__init__(
             f"the catalog's schema is {found or 'empty'}, this release knows {known}: "
             "run `loradock migrate`"
         )
+class DiskFull(RegistryError):
+    """There is no room; what was kept before is as it was."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        self.where, self.cause = where, reason
+        super().__init__(f"no room is left for {where} ({reason}); nothing was changed")
+
+

@@ -98,11 +98,7 @@ class Collector:
                 yield garbage, partial(sweep.reclaim_stranger, database, digest, take)
         for left in self._store.leftovers(before):
             garbage = Garbage(GarbageKind.UNFINISHED, left.key, left.size_bytes)
-            yield garbage, partial(self._discard, left)
-
-    def _discard(self, leftover: StoredObject) -> bool:
-        self._store.discard(leftover)
-        return True
+            yield garbage, partial(self._store.discard, left)
 
 
 def strangers(database: Database, store: BlobStore, before: datetime) -> Iterator[StoredObject]:

@@ -11,6 +11,7 @@ from datetime import datetime
 from sqlalchemy import Connection, and_, or_, select
 
 from loradock.registry.catalog.database import Database
+from loradock.registry.catalog.possessions import is_damaged, mark_damaged, mark_whole
 from loradock.registry.catalog.tables import adapters, blobs, possessions, versions
 from loradock.registry.catalog.types import now
 from loradock.registry.errors import NotFound
@@ -51,7 +52,11 @@ class Verified:
 
 
 class Integrity:
-    """Finds flipped bytes, and what is missing or nobody's. Changes nothing."""
+    """Finds flipped bytes, and what is missing or nobody's.
+
+    It touches no bytes; it notes which blobs are damaged, so that who pushes them again is asked
+    for their bytes, and those replace the damaged ones.
+    """
 
     def __init__(self, database: Database, store: BlobStore) -> None:
         self._database = database
@@ -79,6 +84,11 @@ class Integrity:
             after = rows[-1].digest
 
     def _damage(self, ref: BlobRef) -> Damage | None:
+        damage = self._found_damage(ref)
+        self._note(ref.digest, damage is not None)
+        return damage
+
+    def _found_damage(self, ref: BlobRef) -> Damage | None:
         try:
             found = self._hashed(ref.digest)
         except NotFound:
@@ -88,6 +98,13 @@ class Integrity:
         detail = f"is {found.digest} of {found.size_bytes} bytes, not of {ref.size_bytes} bytes"
         with self._database.read() as c:
             return Damage(DamageKind.CORRUPT, ref.digest, detail, _referrers(c, ref.digest))
+
+    def _note(self, digest: str, damaged: bool) -> None:
+        with self._database.read() as c:
+            noted = is_damaged(c, digest)
+        if noted != damaged:
+            mark = mark_damaged if damaged else mark_whole
+            self._database.write(lambda c: mark(c, digest), nudge=False)
 
     def _hashed(self, digest: str) -> BlobRef:
         sha256, size_bytes = hashlib.sha256(), 0

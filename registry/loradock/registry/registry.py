@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from loradock.registry.blobs import Blobs
 from loradock.registry.catalog.adapters import Adapters
@@ -62,16 +63,17 @@ def open_registry(
     migrate: bool = False,
 ) -> Registry:
     """Open a catalog and a blob store.
+    spool: Path | None = None,
 
     The catalog's schema must be the one that this release knows (UnknownSchema); with `migrate`
-    it is brought there first.
+    it is brought there first. Uploads to S3 wait in `spool` on this host until they are whole.
     """
     database = Database(database_url)
     try:
         if migrate:
             upgrade(database)
         check_schema(database)
-        return Registry(database, open_store(blob_url), limits)
+        return Registry(database, open_store(blob_url, spool), limits)
     except BaseException:
         database.close()
         raise

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
 from loradock.registry.admission import Admission
-from loradock.registry.blobs import Blobs, local_errors, put_held
+from loradock.registry.blobs import Blobs, put_held
 from loradock.registry.catalog.bases import Bases
 from loradock.registry.catalog.database import Database
 from loradock.registry.catalog.publishing import (
@@ -95,7 +93,8 @@ class Versions(VersionTable):
         payload = {"do": "version.publish", "adapter": adapter, "digest": digest}
         request = Request(project, request_id, payload)
         twin, outcome = (None, None) if problems else self._twin(project, adapter, digest, request)
-        if twin is not None and (outcome is not None or validate_only or not request.id):
+        settled = outcome is not None or validate_only or not request.id
+        if twin is not None and settled and not self._blobs.is_damaged(digest):
             return Published(twin, created=bool(outcome and outcome["created"]))
         modules = (
             self._admit(project, known_base, manifest, problems)
@@ -168,19 +167,13 @@ class Versions(VersionTable):
         raise StoreUnavailable(f"{candidate.digest}: was collected as garbage {_ATTEMPTS} times")
 
     def _put_manifest(self, digest: str, content: bytes) -> datetime:
-        with (
-            local_errors(),
-            tempfile.NamedTemporaryFile(
-                dir=self._store.staging, prefix="manifest-", delete=False
-            ) as file,
-        ):
-            path = Path(file.name)
-            file.write(content)
-        reached("publish.manifest_staged")
+        file = self._store.spool.temporary("manifest")
         try:
-            return put_held(self._database, self._store, BlobRef(digest, len(content)), path)
+            file.write(content)
+            reached("publish.manifest_staged")
+            return put_held(self._database, self._store, BlobRef(digest, len(content)), file.path)
         finally:
-            path.unlink(missing_ok=True)
+            file.drop()
 
     def _committing(
         self, candidate: Candidate, request: Request, create_adapter: bool

@@ -100,7 +100,13 @@ async def start_server(
     async with AsyncExitStack() as undo:
         say("opening the registry …")
         registry = await asyncio.to_thread(
-            partial(open_registry, config.catalog_url, config.blobs_url, migrate=config.is_embedded)
+            partial(
+                open_registry,
+                config.catalog_url,
+                config.blobs_url,
+                migrate=config.is_embedded,
+                spool=config.spool_folder,
+            )
         )
         undo.callback(registry.close)
         threads = Threads("catalog", NUM_CATALOG_THREADS)

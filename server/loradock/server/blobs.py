@@ -26,12 +26,15 @@ class BlobTransfers:
     async def upload(
         self, requests: AsyncIterator[wire.UploadBlobRequest]
     ) -> wire.UploadBlobResponse:
-        """Store the chunks if they hash to the digest of the header; otherwise keep nothing."""
+        """Store the chunks if they hash to the digest of the header.
+
+        What a broken upload brought is kept for the next one to go on with.
+        """
         header = await _header(requests)
         project = names.project_of(header.parent, Role.PUBLISH)
         ref = convert.read_blob(header.blob)
         run = self._threads.run
-        writer = await run(self._registry.blobs.writer, project, ref)
+        writer = await run(self._registry.blobs.writer, project, ref, header.offset_bytes)
         await run(writer.__enter__)
         try:
             async for chunk in _chunks(requests):

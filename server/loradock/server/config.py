@@ -131,6 +131,11 @@ class Config:
         """Give the token; None lets everybody in."""
         if self.token_file == Path():
             return self.token or None
+    @property
+    def spool_folder(self) -> Path:
+        """Where uploads wait on their way to S3."""
+        return self.folder / "uploads"
+
         try:
             token = self.token_file.read_text().strip()
         except (OSError, ValueError) as error:

@@ -139,7 +139,10 @@ class RegistryService(grpc_wire.RegistryServiceServicer):
         project = names.project_of(request.parent, Role.PUBLISH)
         refs = [convert.read_blob(blob) for blob in request.blobs]
         missing = await self._threads.run(self._registry.blobs.find_missing, project, refs)
-        return wire.FindMissingBlobsResponse(missing=[convert.blob(ref) for ref in missing])
+        committed = await self._threads.run(self._registry.blobs.committed, project, missing)
+        return wire.FindMissingBlobsResponse(
+            missing=[convert.blob(ref) for ref in missing], committed_bytes=committed
+        )
 
     async def UploadBlob(
         self, request_iterator: AsyncIterator[wire.UploadBlobRequest], context: object

@@ -111,6 +111,10 @@ TABLE: Mapping[type[Exception], Row] = {
     registry.NotAdmitted: Row(Code.FAILED_PRECONDITION, "NOT_ADMITTED", (), _problems),
     registry.BaseMismatch: Row(Code.FAILED_PRECONDITION, "BASE_MODEL_MISMATCH", (), _problems),
     registry.DigestMismatch: Row(Code.DATA_LOSS, "DIGEST_MISMATCH", ("expected", "actual")),
+    registry.UploadOffset: Row(
+        Code.ABORTED, "UPLOAD_OFFSET", ("offset_bytes", "committed_bytes"), retry_after_s=0.1
+    ),
+    registry.DiskFull: Row(Code.RESOURCE_EXHAUSTED, "DISK_FULL", ("where", "cause")),
     registry.UploadTooLarge: Row(
         Code.RESOURCE_EXHAUSTED, "UPLOAD_TOO_LARGE", ("what", "size_bytes", "limit_bytes")
     ),

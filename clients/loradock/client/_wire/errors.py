@@ -39,6 +39,8 @@ ERROR_BY_REASON: dict[str, type[errors.LoradockError]] = {
     "QUEUE_FULL": errors.ResourceExhausted,
     "ADAPTER_MEMORY_FULL": errors.ResourceExhausted,
     "SLOW_READER": errors.ResourceExhausted,
+    "UPLOAD_OFFSET": errors.Aborted,
+    "DISK_FULL": errors.ResourceExhausted,
     "UPLOAD_TOO_LARGE": errors.MessageTooLarge,
     "MESSAGE_TOO_LARGE": errors.MessageTooLarge,
     "CHUNK_TOO_LARGE": errors.MessageTooLarge,

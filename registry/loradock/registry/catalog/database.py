@@ -19,7 +19,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url
 from sqlalchemy.engine import URL
 
-from loradock.registry.errors import CatalogUnavailable, Immutable, InvalidArgument
+from loradock.registry.errors import CatalogUnavailable, DiskFull, Immutable, InvalidArgument
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -29,6 +29,7 @@ _BUSY_TIMEOUT_MS = 10_000
 _LOCK_TIMEOUT_S = 60.0
 _IMMUTABLE = "loradock:immutable "  # what the triggers' messages begin with
 _RETRYABLE_STATES = {"40001", "40P01"}  # serialization failure, deadlock
+_DISK_FULL = "53100"
 _WRITE = "loradock_write"
 _log = logging.getLogger(__name__)
 
@@ -200,9 +201,17 @@ def _translate(error: exc.DBAPIError) -> Exception:
         return Immutable(message.split(_IMMUTABLE, 1)[1].splitlines()[0])
     if isinstance(error, exc.IntegrityError) or _is_conflict(error, message):
         return _Retry(error)
+    if _is_full(error):
+        return DiskFull("the catalog", message.strip())
     if isinstance(error, exc.ProgrammingError | exc.DataError):
         return error  # a bug, not weather
     return CatalogUnavailable(f"the catalog does not answer: {message.strip()}")
+
+
+def _is_full(error: exc.DBAPIError) -> bool:
+    """Whether the disk, or a quota on it, is at its end."""
+    state = getattr(error.orig, "sqlstate", None)
+    return state == _DISK_FULL or getattr(error.orig, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
 
 
 def _is_conflict(error: exc.DBAPIError, message: str) -> bool:

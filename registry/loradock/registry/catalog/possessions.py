@@ -8,6 +8,7 @@ so bytes that are found, or were put, while a row is held stay until they are re
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, select, update
@@ -17,11 +18,36 @@ from loradock.registry.catalog.types import insert_new, now, upsert
 from loradock.registry.resources import BlobRef
 
 
-def hold(c: Connection, ref: BlobRef) -> datetime:
-    """Keep a blob from being collected for a while; give the moment of its row's birth."""
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A row that is held."""
+
+    born: datetime  # the moment of the row's birth
+    is_damaged: bool  # the bytes are not what they should be
+
+
+def hold(c: Connection, ref: BlobRef) -> Held:
+    """Keep a blob from being collected for a while."""
     at = now()
     row = {"digest": ref.digest, "size_bytes": ref.size_bytes, "created_at": at, "held_at": at}
-    return upsert(c, blobs, row, {"held_at": at}).created_at  # type: ignore[no-any-return]
+    held = upsert(c, blobs, row, {"held_at": at})
+    return Held(held.created_at, held.damaged_at is not None)
+
+
+def mark_damaged(c: Connection, digest: str) -> None:
+    """Note that a blob's bytes are corrupt or gone: who has them is asked to send them again."""
+    c.execute(update(blobs).where(blobs.c.digest == digest).values(damaged_at=now()))
+
+
+def mark_whole(c: Connection, digest: str) -> None:
+    """Note that a blob's bytes are what they should be (again)."""
+    c.execute(update(blobs).where(blobs.c.digest == digest).values(damaged_at=None))
+
+
+def is_damaged(c: Connection, digest: str) -> bool:
+    """Tell whether a blob was found damaged and not yet sent again."""
+    damaged = (blobs.c.digest == digest) & blobs.c.damaged_at.is_not(None)
+    return c.execute(select(blobs.c.digest).where(damaged)).first() is not None
 
 
 def record_possession(c: Connection, project: str, digest: str, born: datetime) -> bool:
@@ -37,12 +63,16 @@ def record_possession(c: Connection, project: str, digest: str, born: datetime) 
 
 
 def hold_possessed(c: Connection, project: str, digests: Collection[str]) -> dict[str, int]:
-    """Find which of the blobs a project has, with their sizes, and hold those."""
+    """Find which of the blobs a project has undamaged, with their sizes, and hold those."""
     sent = select(possessions.c.digest).where(
         possessions.c.project == project, possessions.c.digest.in_(digests)
     )
     c.execute(update(blobs).where(blobs.c.digest.in_(sent)).values(held_at=now()))
-    return possessed(c, project, digests)  # of which none can go any more: the rows are locked
+    found = possessed(c, project, digests)  # of which none can go any more: the rows are locked
+    damaged = (blobs.c.digest.in_(list(found))) & blobs.c.damaged_at.is_not(None)
+    for row in c.execute(select(blobs.c.digest).where(damaged)):
+        del found[row.digest]
+    return found
 
 
 def find_gone(c: Connection, project: str, refs: Iterable[BlobRef]) -> list[BlobRef]:

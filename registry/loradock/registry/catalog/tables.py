@@ -293,6 +293,7 @@ blobs = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("held_at", Moment),  # when somebody last sent it, or was about to refer to it
+    Column("damaged_at", Moment),  # when verification found its bytes corrupt or gone
 )
 
 # Who has sent a blob's bytes. Others have to send them too: a digest alone proves nothing.

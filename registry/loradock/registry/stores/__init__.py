@@ -10,8 +10,10 @@ from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from loradock.registry.errors import InvalidArgument
-from loradock.registry.names import is_digest
+from loradock.registry.stores.object import StoredObject, blob_key
+from loradock.registry.stores.spool import Spool
 
+__all__ = ["CHUNK_BYTES", "BlobStore", "Capabilities", "StoredObject", "blob_key", "open_store"]
 CHUNK_BYTES = 1 << 20
 
 
@@ -24,37 +26,21 @@ class Capabilities:
     verifies_checksums: bool  # a write with a wrong sha256 is refused
 
 
-@dataclass(frozen=True, slots=True)
-class StoredObject:
-    """Something that lies in a store."""
-
-    key: str  # "blobs/sha256/ab/…", "staging/upload-…"
-    size_bytes: int
-    modified_at: datetime
-    upload_id: str = ""  # of a multipart upload
-
-    @property
-    def digest(self) -> str | None:
-        """The digest that the key stands for; None if no blob would lie here."""
-        digest = "sha256:" + self.key.rpartition("/")[2]
-        return digest if is_digest(digest) and blob_key(digest) == self.key else None
-
-
 class BlobStore(Protocol):
     """Bytes by digest. A blob is there whole or not at all, and never changes."""
 
     @property
-    def staging(self) -> Path:
-        """A folder for files that are about to be put."""
+    def spool(self) -> Spool:
+        """Where files are written that are about to be put."""
 
     def size(self, digest: str) -> int | None:
         """Bytes of a blob, None if it isn't there."""
 
-    def put(self, digest: str, file: Path) -> bool:
+    def put(self, digest: str, file: Path, *, replace: bool = False) -> bool:
         """Take a file whose content has this digest (the caller checked); it may be moved away.
 
         False if the blob was there already. A blob of another size under this digest is damage,
-        and is replaced.
+        and is replaced; so is any, at once or not at all, if `replace` says that it is damaged.
         """
 
     def read(
@@ -71,8 +57,8 @@ class BlobStore(Protocol):
     def leftovers(self, before: datetime) -> Iterator[StoredObject]:
         """List writes that were begun, not touched since, and never ended."""
 
-    def discard(self, leftover: StoredObject) -> None:
-        """Take a leftover away; nothing if it isn't there."""
+    def discard(self, leftover: StoredObject) -> bool:
+        """Take a leftover away; False if somebody writes it by now."""
 
     def probe(self) -> Capabilities:
         """Find out what the store can do; the first answer is kept."""
@@ -81,14 +67,11 @@ class BlobStore(Protocol):
         """Give connections back."""
 
 
-def blob_key(digest: str) -> str:
-    """`blobs/sha256/ab/<hex>`."""
-    hex_digits = digest.removeprefix("sha256:")
-    return f"blobs/sha256/{hex_digits[:2]}/{hex_digits}"
+def open_store(url: str, spool: Path | None = None) -> BlobStore:
+    """`file:///folder` or `s3://bucket/prefix?endpoint_url=…&region=…`.
 
-
-def open_store(url: str) -> BlobStore:
-    """`file:///folder` or `s3://bucket/prefix?endpoint_url=…&region=…`."""
+    `spool` is where uploads to S3 wait on this host; a folder has them beside its blobs.
+    """
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
         from loradock.registry.stores.folder import FolderBlobStore
@@ -97,5 +80,5 @@ def open_store(url: str) -> BlobStore:
     if parts.scheme == "s3" and parts.netloc:
         from loradock.registry.stores.s3 import S3BlobStore, read_url
 
-        return S3BlobStore(read_url(url))
+        return S3BlobStore(read_url(url), spool)
     raise InvalidArgument("blob_url", "is neither file:///folder nor s3://bucket/prefix")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from loradock.registry.errors import NotFound, StoreUnavailable
+from loradock.registry.errors import NotFound
 from loradock.registry.stores import CHUNK_BYTES, Capabilities, StoredObject, blob_key
+from loradock.registry.stores.disk import disk_errors, sync_file, sync_folder
+from loradock.registry.stores.spool import Spool
 
 
 class FolderBlobStore:
@@ -18,24 +19,22 @@ class FolderBlobStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._staging = root / "staging"
-        with _store_errors(f"blob folder {root.name!r}"):
-            self._staging.mkdir(parents=True, exist_ok=True)
+        self._spool = Spool(root / "staging")  # on the same disk, so that a rename is enough
 
     @property
-    def staging(self) -> Path:
-        return self._staging
+    def spool(self) -> Spool:
+        return self._spool
 
     def size(self, digest: str) -> int | None:
-        with _store_errors(digest):
+        with disk_errors(digest):
             try:
                 return self._path(digest).stat().st_size
             except FileNotFoundError:
                 return None
 
-    def put(self, digest: str, file: Path) -> bool:
-        with _store_errors(digest):
-            if self.size(digest) == file.stat().st_size:
+    def put(self, digest: str, file: Path, *, replace: bool = False) -> bool:
+        with disk_errors(digest):
+            if not replace and self.size(digest) == file.stat().st_size:
                 return False
             path = self._path(digest)
             if not path.parent.exists():
@@ -50,7 +49,7 @@ class FolderBlobStore:
     def read(
         self, digest: str, *, offset: int = 0, chunk_bytes: int = CHUNK_BYTES
     ) -> Iterator[bytes]:
-        with _store_errors(digest):
+        with disk_errors(digest):
             try:
                 file = self._path(digest).open("rb")
             except FileNotFoundError:
@@ -59,7 +58,7 @@ class FolderBlobStore:
 
     def delete(self, digest: str) -> None:
         path = self._path(digest)
-        with _store_errors(digest):
+        with disk_errors(digest):
             path.unlink(missing_ok=True)
             if path.parent.exists():
                 sync_folder(path.parent)
@@ -68,13 +67,10 @@ class FolderBlobStore:
         yield from self._files(self._root / "blobs")
 
     def leftovers(self, before: datetime) -> Iterator[StoredObject]:
-        for found in self._files(self._staging):
-            if found.modified_at < before:
-                yield found
+        return self._spool.leftovers(before)
 
-    def discard(self, leftover: StoredObject) -> None:
-        with _store_errors(leftover.key):
-            (self._root / leftover.key).unlink(missing_ok=True)
+    def discard(self, leftover: StoredObject) -> bool:
+        return self._spool.discard(leftover)
 
     def probe(self) -> Capabilities:
         return Capabilities(
@@ -86,7 +82,7 @@ class FolderBlobStore:
 
     def _files(self, folder: Path) -> Iterator[StoredObject]:
         """Walk a folder, one subfolder at a time; links are told, and not followed."""
-        with _store_errors(folder.name):
+        with disk_errors(folder.name):
             try:
                 entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
             except FileNotFoundError:
@@ -99,7 +95,7 @@ class FolderBlobStore:
                 yield found
 
     def _object(self, entry: os.DirEntry[str]) -> StoredObject | None:
-        with _store_errors(entry.name):
+        with disk_errors(entry.name):
             try:
                 about = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
@@ -111,31 +107,8 @@ class FolderBlobStore:
         return self._root / blob_key(digest)
 
 
-def sync_file(path: Path) -> None:
-    """Make a file's content survive a power cut."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Make a folder's entries survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _chunks(file: BinaryIO, digest: str, offset: int, chunk_bytes: int) -> Iterator[bytes]:
-    with file, _store_errors(digest):
+    with file, disk_errors(digest):
         file.seek(offset)
         while chunk := file.read(chunk_bytes):
             yield chunk
-
-
-@contextmanager
-def _store_errors(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreUnavailable(f"{what}: {error.strerror or error}") from error

@@ -7,6 +7,8 @@ digest of its content and content is checked before it is sent, so overwriting c
 from __future__ import annotations
 
 import base64
+import hashlib
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,9 +24,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.response import StreamingBody
 from urllib3.exceptions import HTTPError
 
-from loradock.registry.errors import InvalidArgument, NotFound, StoreUnavailable
+from loradock.registry.errors import DiskFull, InvalidArgument, NotFound, StoreUnavailable
 from loradock.registry.stores import CHUNK_BYTES, Capabilities, StoredObject, blob_key
 from loradock.registry.stores.probe import probe
+from loradock.registry.stores.spool import Spool
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -37,6 +40,7 @@ _Arguments: TypeAlias = Any  # of a client's method, spread
 _TAKEN = {"412", "304", "PreconditionFailed", "NotModified"}
 _RACING = {"409", "ConditionalRequestConflict", "OperationAborted"}
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
+_FULL = {"507", "InsufficientStorage", "XMinioStorageFull", "QuotaExceeded"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +89,16 @@ def make_client(location: S3Location) -> S3Client:
 class S3BlobStore:
     """A BlobStore in a bucket."""
 
-    def __init__(self, location: S3Location) -> None:
+    def __init__(self, location: S3Location, spool: Path | None = None) -> None:
         with _store_errors("configuration"):
             self._client = make_client(location)
         self._location = location
-        self._staging = tempfile.TemporaryDirectory(prefix="loradock-", ignore_cleanup_errors=True)
+        self._spool = Spool(spool or _temporary_folder(location))
         self._capabilities: Capabilities | None = None
 
     @property
-    def staging(self) -> Path:
-        return Path(self._staging.name)
+    def spool(self) -> Spool:
+        return self._spool
 
     def size(self, digest: str) -> int | None:
         with _store_errors(digest):
@@ -106,10 +110,10 @@ class S3BlobStore:
                 raise
             return head["ContentLength"]
 
-    def put(self, digest: str, file: Path) -> bool:
+    def put(self, digest: str, file: Path, *, replace: bool = False) -> bool:
         with _store_errors(digest):
             size, there = file.stat().st_size, self.size(digest)
-            if there == size:
+            if there == size and not replace:
                 return False
             conditional = there is None
             for _ in range(_ATTEMPTS):
@@ -151,6 +155,7 @@ class S3BlobStore:
                 yield StoredObject(key, found["Size"], found["LastModified"])
 
     def leftovers(self, before: datetime) -> Iterator[StoredObject]:
+        yield from self._spool.leftovers(before)
         where = {"Bucket": self._bucket, "Prefix": self._prefix}
         for page in self._pages("list_multipart_uploads", where):
             for found in page.get("Uploads", ()):
@@ -158,7 +163,9 @@ class S3BlobStore:
                     key = found["Key"].removeprefix(self._prefix)
                     yield StoredObject(key, 0, found["Initiated"], found["UploadId"])
 
-    def discard(self, leftover: StoredObject) -> None:
+    def discard(self, leftover: StoredObject) -> bool:
+        if not leftover.upload_id:
+            return self._spool.discard(leftover)
         with _store_errors(leftover.key):
             try:
                 self._client.abort_multipart_upload(
@@ -169,6 +176,7 @@ class S3BlobStore:
             except ClientError as error:
                 if _code(error) not in _ABSENT | {"NoSuchUpload"}:
                     raise
+        return True
 
     def probe(self) -> Capabilities:
         if self._capabilities is None:
@@ -178,7 +186,6 @@ class S3BlobStore:
 
     def close(self) -> None:
         self._client.close()
-        self._staging.cleanup()
 
     @property
     def _bucket(self) -> str:
@@ -244,6 +251,13 @@ class S3BlobStore:
             self._client.abort_multipart_upload(**upload)
 
 
+def _temporary_folder(location: S3Location) -> Path:
+    """Give the same place to every process of a user that has no better one."""
+    where = f"{location.endpoint_url} {location.bucket} {location.prefix}"
+    name = hashlib.sha256(where.encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"loradock-{os.getuid()}" / name
+
+
 def _condition(conditional: bool) -> _Arguments:
     return {"IfNoneMatch": "*"} if conditional else {}
 
@@ -251,7 +265,7 @@ def _condition(conditional: bool) -> _Arguments:
 def _code(error: ClientError) -> str:
     answer: Any = error.response
     status = str(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
-    if status in _TAKEN | _RACING | _ABSENT and answer.get("Error", {}).get("Code") not in (
+    if status in _TAKEN | _RACING | _ABSENT | _FULL and answer.get("Error", {}).get("Code") not in (
         "NoSuchBucket",
         "NoSuchUpload",
     ):
@@ -272,4 +286,6 @@ def _store_errors(what: str) -> Iterator[None]:
     try:
         yield
     except (BotoCoreError, ClientError, HTTPError, OSError, ValueError) as error:
+        if isinstance(error, ClientError) and _code(error) in _FULL:
+            raise DiskFull("the object store", str(error)) from error
         raise StoreUnavailable(f"{what}: {error}") from error
