@@ -17,6 +17,7 @@ from loradock.server import errors as server
 from loradock.server.gate import Gate
 from loradock.server.interceptors import CallInterceptor
 from loradock.server.listen import Listener
+from loradock.server.metrics import Metrics
 from loradock.server.principal import Authenticator
 from loradock.server.status import DOMAIN, INTERNAL, TABLE
 from loradock.v1 import alias_service_pb2 as wire
@@ -87,6 +88,7 @@ async def raiser(max_message_bytes=4 << 20, token=None):
         max_deadline_s=10,
         max_message_bytes=max_message_bytes,
         facts={},
+        metrics=Metrics(max_versions=1),
     )
     listener = Listener(interceptor, max_message_bytes=max_message_bytes)
     services = {

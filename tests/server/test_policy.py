@@ -12,6 +12,7 @@ from loradock.server.follow_wait import FollowWait
 from loradock.server.gate import Gate
 from loradock.server.interceptors import CallInterceptor
 from loradock.server.listen import Listener
+from loradock.server.metrics import Metrics
 from loradock.server.principal import Authenticator, Principal, Role
 from loradock.server.threads import Threads
 from loradock.v1 import alias_service_pb2 as wire
@@ -46,7 +47,8 @@ async def serving(tiny):
     threads = Threads("catalog", 2)
     service = AliasService(tiny.registry, threads, FollowWait(tiny.registry, threads))
     bounds = {"max_deadline_s": 10, "max_message_bytes": 1 << 20}
-    interceptor = CallInterceptor(Roles(), Gate(), facts={}, **bounds)
+    metrics = Metrics(max_versions=1)
+    interceptor = CallInterceptor(Roles(), Gate(), facts={}, metrics=metrics, **bounds)
     listener = Listener(interceptor, max_message_bytes=1 << 20)
 
     def register(server):

@@ -11,18 +11,21 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from loradock.engine import protocol
 from loradock.engine.text import TextStream, Tokenizer
 from loradock.registry.names import Reference
 from loradock.registry.resources import Decoding, Profile, Resolved, Version
+from loradock.server import spans
 from loradock.server.bridge import Bridge
 from loradock.server.call import Call
 from loradock.server.errors import WrongBase
 from loradock.server.identity import Identity
 from loradock.server.live import Live
+from loradock.server.metrics import Metrics
+from loradock.server.progress import Progress
 from loradock.server.residency import Lease, Residencies
 
 N = TypeVar("N", int, float)
@@ -67,18 +70,6 @@ class Answered:
 
 
 @dataclass(slots=True)
-class Progress:
-    """What is counted while a request is answered."""
-
-    adapter_wait_s: float = 0.0
-    first_token_s: float = 0.0
-    num_prompt_tokens: int = 0
-    num_cached_tokens: int = 0
-    num_output_tokens: int = 0
-    finish: str = ""
-
-
-@dataclass(slots=True)
 class Piece:
     """Text that is final, with the tokens that came along."""
 
@@ -111,6 +102,7 @@ class Answering:
         tokenizer: Tokenizer,
         *,
         default_max_tokens: int,
+        metrics: Metrics,
     ) -> None:
         self._identity = identity
         self._live = live
@@ -118,6 +110,7 @@ class Answering:
         self._bridge = bridge
         self._tokenizer = tokenizer
         self._default_max_tokens = default_max_tokens
+        self._metrics = metrics
 
     async def resolve(self, project: str, reference: Reference | None, call: Call) -> Answered:
         """Say who answers; the one time that a reference is looked at."""
@@ -134,13 +127,21 @@ class Answering:
         self, project: str, reference: Reference | None, call: Call
     ) -> AsyncIterator[tuple[Answered, Progress]]:
         """Resolve, and hold what was resolved until the request ends."""
-        answered = await self.resolve(project, reference, call)
-        if answered.version is None:
-            yield answered, Progress()
-            return
-        async with self._residencies.lease(answered.version) as lease:
-            leased = Answered(answered.version, answered.alias, answered.generation, lease)
-            yield leased, Progress(adapter_wait_s=lease.waited_s)
+        with spans.span("resolve"):
+            answered = await self.resolve(project, reference, call)
+        progress = Progress()
+        try:
+            if answered.version is None:
+                yield answered, progress
+                return
+            progress.was_resident = self._residencies.version(answered.version.digest) is not None
+            async with self._residencies.lease(answered.version) as lease:
+                progress.adapter_wait_s = lease.waited_s
+                yield replace(answered, lease=lease), progress
+        finally:
+            progress.tell(call)
+            spans.tell_stages(call, progress)
+            self._metrics.answer_ended(call, progress)
 
     def _note(self, call: Call, resolved: Resolved) -> None:
         call.facts |= {
@@ -175,6 +176,7 @@ class Answering:
             adapter=answered.digest,
             salt=call.principal.project,
             deadline=call.deadline,
+            facts=call.log_facts,
         )
         piece, flushed_at = Piece(), 0.0
         async with aclosing(self._events(work, answered, progress, call)) as events:
@@ -192,7 +194,6 @@ class Answering:
                     piece, flushed_at = Piece(), time.monotonic()
         if piece.text or piece.token_ids:
             yield piece
-        _tell(call, progress)
 
     async def score(
         self,
@@ -211,24 +212,23 @@ class Answering:
             adapter=answered.digest,
             salt=call.principal.project,
             deadline=call.deadline,
+            facts=call.log_facts,
         )
         scores: Sequence[tuple[float, ...]] = ()
         async with aclosing(self._events(work, answered, progress, call)) as events:
             async for event in events:
                 scores = event.scores or scores
-        _tell(call, progress)
         return scores
 
     async def _events(
         self, work: protocol.Work, answered: Answered, progress: Progress, call: Call
     ) -> AsyncGenerator[protocol.RowEvent]:
+        progress.submitted_at = time.monotonic()
         with self._bridge.row(work, call.interrupt) as row:
             if answered.lease is not None:
                 answered.lease.rows.append(row.ended)
             async for event in row.events():
-                progress.num_cached_tokens = event.cached_tokens or progress.num_cached_tokens
-                if not progress.first_token_s and (event.tokens or event.finish):
-                    progress.first_token_s = call.elapsed_s
+                progress.take(event, call)
                 yield event
 
     def _sampling(self, wanted: Wanted, profile: Decoding, request_id: str) -> protocol.Sampling:
@@ -271,13 +271,3 @@ def _is_due(piece: Piece, flushed_at: float) -> bool:
     if not piece.token_ids:
         return False
     return len(piece.token_ids) >= FLUSH_TOKENS or time.monotonic() - flushed_at >= FLUSH_S
-
-
-def _tell(call: Call, progress: Progress) -> None:
-    call.facts |= {
-        "prompt_tokens": progress.num_prompt_tokens,
-        "cached_tokens": progress.num_cached_tokens,
-        "output_tokens": progress.num_output_tokens,
-        "adapter_wait_s": round(progress.adapter_wait_s, 6),
-        "first_token_s": round(progress.first_token_s, 6),
-    }

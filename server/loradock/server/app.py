@@ -24,6 +24,9 @@ from loradock.server.gate import Gate
 from loradock.server.inference import Inference, start_inference
 from loradock.server.interceptors import CallInterceptor
 from loradock.server.listen import Listener, Register, refuse_taken_port
+from loradock.server.metrics import Metrics
+from loradock.server.metrics_page import MetricsPage
+from loradock.server.metrics_state import metrics_of
 from loradock.server.principal import Authenticator
 from loradock.server.registry_service import RegistryService
 from loradock.server.server_service import ServerService, limits_of
@@ -56,6 +59,7 @@ class Server:
     gate: Gate
     listener: Listener
     threads: Threads
+    metrics_page: MetricsPage | None = None
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _stopping: asyncio.Task[None] | None = None
 
@@ -78,6 +82,8 @@ class Server:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        if self.metrics_page is not None:
+            await self.metrics_page.close()
         if self.inference is not None:
             await self.inference.close()
         await self.threads.close()
@@ -111,31 +117,40 @@ async def start_server(
         undo.callback(registry.close)
         threads = Threads("catalog", NUM_CATALOG_THREADS)
         undo.push_async_callback(threads.close)
+        metrics = Metrics(max_versions=config.metrics_versions)
         inference = None
         if config.has_role("inference"):
-            inference = await start_inference(config, registry, threads, _server_id(), say)
+            inference = await start_inference(config, registry, threads, _server_id(), say, metrics)
             undo.push_async_callback(inference.close)
             await inference.go()
-        server = await _listen(config, authenticator, registry, threads, inference)
+        gate = Gate()
+        page = None
+        if config.metrics_address:
+            state = partial(metrics_of, gate, inference)
+            page = MetricsPage(config.metrics_address, metrics.registry, state)
+            undo.push_async_callback(page.close)
+        interceptor = CallInterceptor(
+            authenticator,
+            gate,
+            max_deadline_s=config.max_deadline_s,
+            max_message_bytes=config.max_message_bytes,
+            facts={} if inference is None else inference.identity.facts,
+            metrics=metrics,
+        )
+        server = await _listen(config, gate, interceptor, registry, threads, inference)
+        server.metrics_page = page
         undo.pop_all()
     return server
 
 
 async def _listen(
     config: Config,
-    authenticator: Authenticator,
+    gate: Gate,
+    interceptor: CallInterceptor,
     registry: Registry,
     threads: Threads,
     inference: Inference | None,
 ) -> Server:
-    gate = Gate()
-    interceptor = CallInterceptor(
-        authenticator,
-        gate,
-        max_deadline_s=config.max_deadline_s,
-        max_message_bytes=config.max_message_bytes,
-        facts={} if inference is None else inference.identity.facts,
-    )
     listener = Listener(interceptor, max_message_bytes=config.max_message_bytes)
     address = await listener.open(
         config.host,

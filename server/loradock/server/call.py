@@ -36,6 +36,11 @@ class Call:
         """Seconds since the call came in."""
         return time.monotonic() - self.started
 
+    @property
+    def log_facts(self) -> dict[str, object]:
+        """What every log line of it says, as it is known now."""
+        return {"request_id": self.request_id, "project": self.principal.project, **self.facts}
+
     def interrupt(self, error: Exception) -> None:
         """End the call with an error, wherever it waits: even for its reader."""
         if self.interruption is None and self.task is not None:

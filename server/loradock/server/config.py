@@ -79,6 +79,16 @@ class Config:
     )
     reflection: bool = setting(True, "Whether clients may ask for the wire's description.")
     log_level: str = setting("info", "debug, info, warning or error.")
+    metrics_address: str = setting(
+        "", "Where Prometheus reads the metrics, as host:port; none are shown by default."
+    )
+    metrics_insecure: bool = setting(False, "Show the metrics, open to all, beyond this host.")
+    metrics_versions: int = setting(
+        100, "Versions with metrics of their own; the others share one line."
+    )
+    traces_endpoint: str = setting(
+        "", "Where spans go by OTLP over gRPC, as http://host:port; none are sent by default."
+    )
 
     def __post_init__(self) -> None:
         problems = [*_unknown_roles(self.role_names), *_out_of_range(self)]
@@ -256,7 +266,7 @@ def _out_of_range(config: Config) -> list[str]:
     )
     at_least_zero = (
         *("threads", "cache_bytes", "max_adapter_bytes"),
-        *("max_queue", "kv_tokens", "step_tokens"),
+        *("max_queue", "kv_tokens", "step_tokens", "metrics_versions"),
     )
     positive = ("follow_interval_s", "heartbeat_interval_s", "max_deadline_s")
     not_negative = ("rollback_window_s", "drain_grace_s")
@@ -272,9 +282,24 @@ def _out_of_range(config: Config) -> list[str]:
         problems.append(f"log_level: say {', '.join(LOG_LEVELS)}")
     if config.token and config.token_file != Path():
         problems.append("token: is given beside token_file; give one")
+    problems += _metrics_problems(config)
     if not 0 <= config.port <= 65535:
         problems.append("port: must be in 0..65535")
     return problems
+
+
+def _metrics_problems(config: Config) -> list[str]:
+    host, colon, port = config.metrics_address.rpartition(":")
+    if not config.metrics_address:
+        return []
+    if not (colon and host and port.isdecimal() and int(port) <= 65535):
+        return [f"metrics_address: {config.metrics_address!r} is not host:port"]
+    if not is_loopback(host) and not config.metrics_insecure:
+        return [
+            f"metrics_address: {host} can be reached from other hosts, and whoever reaches it "
+            "reads the names of adapters: give --metrics-insecure if that is meant"
+        ]
+    return []
 
 
 def _user_data_dir() -> Path:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from loradock.registry.errors import InvalidArgument
 from loradock.registry.names import Reference, check_name, parse_reference
 from loradock.server import names
-from loradock.server.answer import Answered, Progress, Wanted
+from loradock.server.answer import Answered, Wanted
 from loradock.server.call import Call
 from loradock.server.convert_registry import base_digests
 from loradock.server.identity import Identity
 from loradock.server.principal import Role
+from loradock.server.progress import Progress
 from loradock.server.prompts import Asked, Turn
 from loradock.v1 import inference_service_pb2 as wire
 

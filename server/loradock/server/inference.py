@@ -20,6 +20,7 @@ from loradock.server.identity import Identity, base_model_of
 from loradock.server.inference_service import InferenceService
 from loradock.server.live import Live
 from loradock.server.loading import load
+from loradock.server.metrics import Metrics
 from loradock.server.override import Overrides
 from loradock.server.override_log import OverrideLog
 from loradock.server.prompts import Prompts
@@ -75,6 +76,7 @@ async def start_inference(
     threads: Threads,
     server_id: str,
     say: Callable[[str], None],
+    metrics: Metrics,
 ) -> Inference:
     """Load the base, agree with the catalog on it, and put the parts together."""
     say(f"loading {config.model} …")
@@ -124,6 +126,7 @@ async def start_inference(
         bridge,
         tokenizer,
         default_max_tokens=config.default_max_tokens,
+        metrics=metrics,
     )
     service = InferenceService(
         identity,

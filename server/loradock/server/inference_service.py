@@ -7,9 +7,10 @@ from contextlib import aclosing
 
 from loradock.registry.errors import InvalidArgument
 from loradock.server import convert_inference as convert
-from loradock.server.answer import Answered, Answering, Piece, Progress, Wanted, shares
+from loradock.server.answer import Answered, Answering, Piece, Wanted, shares
 from loradock.server.call import Call, current_call
 from loradock.server.identity import Identity
+from loradock.server.progress import Progress
 from loradock.server.prompts import Asked, Prompts
 from loradock.v1 import inference_service_pb2 as wire
 from loradock.v1 import inference_service_pb2_grpc as grpc_wire

@@ -19,9 +19,11 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from loradock.registry.errors import InvalidArgument
+from loradock.server import spans
 from loradock.server.call import Call, enter_call
 from loradock.server.errors import DeadlineExceeded, MessageTooLarge
 from loradock.server.gate import Gate
+from loradock.server.metrics import Metrics
 from loradock.server.principal import Authenticator
 from loradock.server.status import INTERNAL, row_of, status_of, trailers_of
 
@@ -30,6 +32,9 @@ log = logging.getLogger(__name__)
 REQUEST_ID_KEY = "x-request-id"
 MAX_REQUEST_ID_CHARS = 128
 OPEN_SERVICES = ("/grpc.health.v1.",)
+INFERENCE = "/loradock.v1.InferenceService/"
+# What every log line of an inference request says, also before it is known or when it never is.
+UNRESOLVED = dict.fromkeys(("adapter", "version", "digest", "alias", "arm"))
 SEND_INSTEAD = (
     "send a shorter prompt, or fewer or smaller items in one call; weights go up by UploadBlob, "
     "in chunks"
@@ -59,13 +64,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         max_deadline_s: float,
         max_message_bytes: int,
         facts: Mapping[str, object],
+        metrics: Metrics,
     ) -> None:
-        """Say `facts` on every log line of a call."""
+        """Say `facts` on every log line of a call, and count it."""
         self._authenticator = authenticator
         self._gate = gate
         self._max_deadline_s = max_deadline_s
         self._max_message_bytes = max_message_bytes
         self._facts = facts
+        self._metrics = metrics
 
     async def intercept_service(
         self,
@@ -119,14 +126,33 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         metadata = {key: v for key, v in context.invocation_metadata() or () if isinstance(v, str)}
         request_id = _request_id(metadata.get(REQUEST_ID_KEY, ""))
         context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
-        facts = {**self._facts, "method": details.method, "request_id": request_id}
+        with spans.span_of_call(details.method, metadata) as told:
+            known = {**self._facts, **told}
+            if details.method.startswith(INFERENCE):
+                known |= UNRESOLVED
+            try:
+                async with self._answered(details.method, metadata, request_id, known, context):
+                    yield
+            finally:
+                told |= known
+
+    @asynccontextmanager
+    async def _answered(
+        self,
+        method: str,
+        metadata: Mapping[str, str],
+        request_id: str,
+        known: dict[str, object],
+        context: Context,
+    ) -> AsyncIterator[None]:
+        """Let a call in, turn what it raises into a status, and tell of its end."""
+        call: Call | None = None
         started = time.monotonic()
         reason = "OK"
         try:
             principal = self._authenticator.principal(metadata)
             allowed_s = self._allowed_s(context.time_remaining())
-            known = dict(self._facts)
-            call = Call(details.method, request_id, principal, started + allowed_s, started, known)
+            call = Call(method, request_id, principal, started + allowed_s, started, known)
             enter_call(call)
             with self._gate.passage():
                 async with _until(allowed_s), _interruptible(call):
@@ -144,8 +170,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             reason = row_of(error).reason
             await _abort(context, error, request_id)
         finally:
-            facts |= {"status": reason, "seconds": round(time.monotonic() - started, 6)}
-            log.info("answered", extra={"facts": facts})
+            seconds = time.monotonic() - started
+            known |= {"method": method, "request_id": request_id, "status": reason}
+            log.info("answered", extra={"facts": {**known, "seconds": round(seconds, 6)}})
+            is_inference = method.startswith(INFERENCE)
+            self._metrics.call_ended(method, reason, seconds, call, is_inference=is_inference)
 
     def _allowed_s(self, asked_s: float | None) -> float:
         return self._max_deadline_s if asked_s is None else min(asked_s, self._max_deadline_s)

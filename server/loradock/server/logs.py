@@ -22,9 +22,7 @@ def set_up_logging(level: str, stream: TextIO = sys.stderr) -> None:
 def facts_of(record: logging.LogRecord) -> dict[str, object]:
     """Collect what is known of the request that a record is of, and what the record adds."""
     call = current_call_or_none()
-    known: dict[str, object] = {}
-    if call is not None:
-        known = {"request_id": call.request_id, "project": call.principal.project, **call.facts}
+    known = {} if call is None else call.log_facts
     return known | getattr(record, "facts", {})
 
 

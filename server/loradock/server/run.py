@@ -10,6 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
+from loradock.server import spans
 from loradock.server.app import Server, start_server
 from loradock.server.config import Config
 from loradock.server.logs import set_up_logging
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 def run(config: Config, ready_file: Path | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
     set_up_logging(config.log_level)
+    if config.traces_endpoint:
+        spans.send_to(config.traces_endpoint)
     if not sys.stderr.isatty():
         os.environ["TQDM_DISABLE"] = "1"  # libraries draw bars, unasked, as they load the base
     asyncio.run(_serve(config, ready_file))
@@ -49,6 +52,7 @@ def _tell_ready(server: Server, ready_file: Path | None) -> None:
             "base": None if inference is None else name,
             "server_id": None if inference is None else inference.identity.server_id,
             "pid": os.getpid(),
+            "metrics_address": server.metrics_page and server.metrics_page.address,
         }
         partial = ready_file.with_name(ready_file.name + ".partial")
         partial.write_text(json.dumps(ready))
