@@ -11,15 +11,17 @@ RegistryError
 ├── StillReferenced        something points there; the referrers are listed
 ├── NothingToRollBack      the alias's ledger has no earlier entry
 ├── EvalGateFailed         a version does not meet an alias's policy; every metric is listed
+├── RolloutRunning         an alias has a rollout already
+├── RolloutEnded           the rollout can't be steered any more
 ├── RequestReused          a request id came again with another payload
 ├── NotAdmitted            the upload can't be served; every problem is listed
 │   └── BaseMismatch       it was made for another base
 ├── DigestMismatch         bytes do not hash to what was promised
-├── UploadTooLarge         over a limit, which is named
-├── CatalogUnavailable     the database does not answer
 ├── UploadOffset           an upload can't go on from where it wants to
-├── StoreUnavailable       the object store does not answer
+├── UploadTooLarge         over a limit, which is named
 ├── DiskFull               there is no room where catalog, blobs or uploads are kept
+├── CatalogUnavailable     the database does not answer
+├── StoreUnavailable       the object store does not answer
 └── UnknownSchema          the database's schema is not the one this release knows
 """
 
@@ -122,6 +124,24 @@ class EvalGateFailed(RegistryError):
         super().__init__(f"{version} does not meet the policy of {alias}: {lines}")
 
 
+class RolloutRunning(RegistryError):
+    """An alias has a rollout already: one at a time."""
+
+    def __init__(self, alias: str, candidate: str) -> None:
+        self.alias, self.candidate = alias, candidate
+        super().__init__(
+            f"alias {alias!r} has a rollout of {candidate}: promote or abort it before the next"
+        )
+
+
+class RolloutEnded(RegistryError):
+    """The rollout can't be steered any more."""
+
+    def __init__(self, alias: str, state: str, reason: str) -> None:
+        self.alias, self.state, self.reason = alias, state, reason
+        super().__init__(f"the rollout of {alias!r} was {state} already: {reason}")
+
+
 class RequestReused(RegistryError):
     """A request id came again with another payload."""
 
@@ -160,12 +180,31 @@ class DigestMismatch(RegistryError):
         super().__init__(f"content is {actual}, not {expected} as promised")
 
 
+class UploadOffset(RegistryError):
+    """What a broken upload brought is not here (any more): ask again where to go on."""
+
+    def __init__(self, offset_bytes: int, committed_bytes: int) -> None:
+        self.offset_bytes, self.committed_bytes = offset_bytes, committed_bytes
+        super().__init__(
+            f"the upload can't go on at byte {offset_bytes}: {committed_bytes} are here, or "
+            "another upload of the same bytes is writing"
+        )
+
+
 class UploadTooLarge(RegistryError):
     """Over a limit."""
 
     def __init__(self, what: str, size_bytes: int, limit_bytes: int) -> None:
         self.what, self.size_bytes, self.limit_bytes = what, size_bytes, limit_bytes
         super().__init__(f"{what} has {size_bytes} bytes; the limit is {limit_bytes}")
+
+
+class DiskFull(RegistryError):
+    """There is no room; what was kept before is as it was."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        self.where, self.cause = where, reason
+        super().__init__(f"no room is left for {where} ({reason}); nothing was changed")
 
 
 class CatalogUnavailable(RegistryError):
@@ -180,27 +219,8 @@ class UnknownSchema(RegistryError):
     """The database's schema is not the one this release knows."""
 
     def __init__(self, found: str | None, known: str) -> None:
-class UploadOffset(RegistryError):
-    """What a broken upload brought is not here (any more): ask again where to go on."""
-
-    def __init__(self, offset_bytes: int, committed_bytes: int) -> None:
-        self.offset_bytes, self.committed_bytes = offset_bytes, committed_bytes
-        super().__init__(
-            f"the upload can't go on at byte {offset_bytes}: {committed_bytes} are here, or "
-            "another upload of the same bytes is writing"
-        )
-
-
         self.found, self.known = found, known
         super().__init__(
             f"the catalog's schema is {found or 'empty'}, this release knows {known}: "
             "run `loradock migrate`"
         )
-class DiskFull(RegistryError):
-    """There is no room; what was kept before is as it was."""
-
-    def __init__(self, where: str, reason: str) -> None:
-        self.where, self.cause = where, reason
-        super().__init__(f"no room is left for {where} ({reason}); nothing was changed")
-
-

@@ -61,9 +61,9 @@ def open_registry(
     *,
     limits: Limits = Limits(),  # noqa: B008 - frozen
     migrate: bool = False,
+    spool: Path | None = None,
 ) -> Registry:
     """Open a catalog and a blob store.
-    spool: Path | None = None,
 
     The catalog's schema must be the one that this release knows (UnknownSchema); with `migrate`
     it is brought there first. Uploads to S3 wait in `spool` on this host until they are whole.

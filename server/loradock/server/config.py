@@ -132,6 +132,11 @@ class Config:
         return self.cache_dir if self.cache_dir != Path() else self.folder / "cache"
 
     @property
+    def spool_folder(self) -> Path:
+        """Where uploads wait on their way to S3."""
+        return self.folder / "uploads"
+
+    @property
     def base_name(self) -> str:
         """The base's name in the registry."""
         name = self.model_name or Path(self.model).name.removesuffix(".gguf")
@@ -141,11 +146,6 @@ class Config:
         """Give the token; None lets everybody in."""
         if self.token_file == Path():
             return self.token or None
-    @property
-    def spool_folder(self) -> Path:
-        """Where uploads wait on their way to S3."""
-        return self.folder / "uploads"
-
         try:
             token = self.token_file.read_text().strip()
         except (OSError, ValueError) as error:
