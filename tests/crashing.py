@@ -16,7 +16,9 @@ from typing import Any
 from tiny_registry import TinyRegistry
 
 from loradock.registry import steps
+from loradock.registry.guards import Guards
 from loradock.registry.registry import open_registry
+from loradock.registry.rollout import Plan, Stage
 
 
 def publish(tiny: TinyRegistry) -> None:
@@ -35,11 +37,35 @@ def collect(tiny: TinyRegistry) -> None:
     list(tiny.registry.garbage.collect(tiny.project, grace_s=0.0, by="op"))
 
 
+def start_rollout(tiny: TinyRegistry, generation: int = 1) -> None:
+    tiny.registry.rollouts.start(
+        *(tiny.project, "triage", "production"),
+        version_number=2,
+        expected_generation=generation,
+        plan=Plan((Stage(100, 0.0), Stage(10_000, 0.0)), Guards(min_calls=0)),
+        by="ann",
+    )
+
+
+def step_rollout(tiny: TinyRegistry) -> None:
+    duty = tiny.registry.rollouts.duty("the one that dies", lasts_s=0.5)
+    assert duty.take()
+    for rollout_id in tiny.registry.rollouts.going_on():
+        tiny.registry.rollouts.step(rollout_id, duty)
+
+
+def abort_rollout(tiny: TinyRegistry) -> None:
+    tiny.registry.rollouts.abort(tiny.project, "triage", "production", by="ann")
+
+
 JOBS: dict[str, Callable[[TinyRegistry], None]] = {
     "publish": publish,
     "move": move,
     "roll_back": roll_back,
     "collect": collect,
+    "start_rollout": start_rollout,
+    "step_rollout": step_rollout,
+    "abort_rollout": abort_rollout,
 }
 
 

@@ -6,9 +6,11 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from crashing import start_rollout, step_rollout
 from services import make_bucket
 from tiny_registry import TinyRegistry, digest
 
@@ -24,6 +26,7 @@ PUBLISH = [  # and which time: weights, config and manifest each go through the 
     *(("publish.manifest_put", 1), ("publish.written", 1), ("publish.committed", 1)),
 ]
 MOVE = [("alias.written", 1), ("alias.committed", 1)]
+ROLLOUT = [("rollout.written", 1), ("rollout.committed", 1)]
 COLLECT = [("gc.forgotten", 1), ("gc.bytes_gone", 1), ("gc.bytes_gone", 2), ("gc.reclaimed", 1)]
 
 
@@ -168,6 +171,43 @@ def test_r6_an_alias_killed_in_its_move_has_moved_or_not(prepared, killed, do, s
     assert sound(tiny)
 
 
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(("step", "occurrence"), ROLLOUT)
+@pytest.mark.parametrize("num_done", range(4), ids=["start", "advance", "promote", "abort"])
+def test_rollout_killed_at_any_step_has_done_it_or_not_and_another_process_goes_on(
+    prepared, killed, num_done, step, occurrence
+):
+    """Killed in its first, second or third step, or in an abort after the first."""
+    prepared.publish(seed=0)
+    prepared.publish(seed=1)
+    prepared.point(1)
+    if num_done:
+        start_rollout(prepared)
+    if num_done == 2:
+        step_rollout(prepared)
+    do = ("start_rollout", "step_rollout", "step_rollout", "abort_rollout")[num_done]
+    before = prepared.registry.aliases.get("acme", "triage", "production").generation
+    tiny = killed(do, step, occurrence)
+    alias = tiny.registry.aliases.get("acme", "triage", "production")
+    assert alias.generation == before + (step == "rollout.committed")
+    rollouts = tiny.registry.rollouts
+    if not rollouts.going_on() and num_done in (0, 3) and alias.split is None:
+        assert (num_done, step) in {(0, "rollout.written"), (3, "rollout.committed")}
+        start_rollout(tiny, alias.generation)
+    other = rollouts.duty("another", lasts_s=60.0)
+    give_up_at = time.monotonic() + 10
+    while not other.take():
+        assert time.monotonic() < give_up_at, "the claim of the killed process never lapsed"
+        time.sleep(0.05)
+    while going_on := rollouts.going_on():
+        rollouts.step(going_on[0], other)
+    done = tiny.registry.aliases.get("acme", "triage", "production")
+    assert (done.version_number, done.split) == (2, None)
+    history = tiny.registry.aliases.history("acme", "triage", "production").items
+    assert [move.generation for move in history] == list(range(done.generation, 0, -1))
+    assert sound(tiny)
+
+
 @pytest.mark.contract("R9")
 @pytest.mark.contract("R10")
 @pytest.mark.parametrize(("step", "occurrence"), COLLECT)
@@ -191,4 +231,4 @@ def test_r10_a_collection_killed_at_any_step_loses_nothing_and_is_finished(
 def test_every_step_that_is_named_is_crashed_at():
     source = "".join(path.read_text() for path in (ROOT / "registry").rglob("*.py"))
     named = set(re.findall(r'\breached\("([^"]+)"\)', source))
-    assert named == {step for step, _ in (*PUBLISH, *MOVE, *COLLECT)}
+    assert named == {step for step, _ in (*PUBLISH, *MOVE, *ROLLOUT, *COLLECT)}

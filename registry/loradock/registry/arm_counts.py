@@ -10,9 +10,21 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from loradock.registry.split import Arm
+
 SHORTEST_S = 1e-4
 STEPS_A_DOUBLING = 4
 LAST_BUCKET = 100  # over an hour
+
+
+@dataclass(frozen=True, slots=True)
+class ArmTally:
+    """What one server process counted of an arm since the alias came to a generation."""
+
+    rollout_id: str
+    generation: int
+    arm: Arm
+    counts: ArmCounts
 
 
 @dataclass(slots=True)
@@ -68,7 +80,7 @@ def bucket_of(seconds: float) -> int:
 
 def lower_edge(bucket: int) -> float:
     """Give the shortest latency of a bucket."""
-    return SHORTEST_S * 2.0 ** (bucket / STEPS_A_DOUBLING)
+    return SHORTEST_S * math.pow(2.0, bucket / STEPS_A_DOUBLING)
 
 
 def upper_edge(bucket: int) -> float:

@@ -16,6 +16,7 @@ from loradock.registry.catalog.fleet import Fleet
 from loradock.registry.catalog.lineage import LineageReader
 from loradock.registry.catalog.policies import Policies
 from loradock.registry.catalog.reader import SqlCatalogReader
+from loradock.registry.catalog.rollouts import Rollouts
 from loradock.registry.catalog.schema import check_schema, upgrade
 from loradock.registry.garbage import Collector
 from loradock.registry.integrity import Integrity
@@ -37,6 +38,7 @@ class Registry:
         self.versions = Versions(database, store, self.bases, self.blobs, limits)
         self.aliases = Aliases(database, limits)
         self.policies = Policies(database, limits)
+        self.rollouts = Rollouts(database, limits)
         self.evaluations = Evaluations(database, limits)
         self.lineage = LineageReader(database)
         self.fleet = Fleet(database)

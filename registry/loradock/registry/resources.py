@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, TypeVar
 
+from loradock.registry.arm_counts import ArmTally
+from loradock.registry.split import Arm, Split
+
 T = TypeVar("T")
 
 
@@ -167,6 +170,7 @@ class MoveKind(enum.Enum):
     SET = "set"
     ROLLBACK = "rollback"
     DELETE = "delete"
+    SPLIT = "split"  # a share goes to a candidate; the version stays
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +184,7 @@ class AliasMove:
     moved_by: str
     reason: str
     moved_at: datetime
+    split: Split | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +201,7 @@ class Alias:
     generation: int
     moved_by: str
     moved_at: datetime
+    split: Split | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +211,7 @@ class Resolved:
     version: Version
     alias: str | None  # None for `@7` and `@sha256:…`
     generation: int | None
+    arm: Arm | None = None  # of the alias's split; the incumbent where there is none
 
 
 class Direction(enum.Enum):
@@ -327,6 +334,7 @@ class Heartbeat:
     divergences: tuple[str, ...]  # desired is not live: why, a sentence each
     started_at: datetime
     seen_at: datetime | None = None  # set by the catalog
+    tallies: tuple[ArmTally, ...] = ()  # of the arms of splits; not given back
 
 
 @dataclass(frozen=True, slots=True)

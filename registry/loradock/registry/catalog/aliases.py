@@ -20,6 +20,7 @@ from loradock.registry.catalog.gate import (
 from loradock.registry.catalog.journal import Deed, record_change, record_deed
 from loradock.registry.catalog.pages import AnyRow, fetch_page, page, page_request
 from loradock.registry.catalog.requests import Request
+from loradock.registry.catalog.rollout_rows import end_of_moved
 from loradock.registry.catalog.tables import adapters, alias_moves, aliases, versions
 from loradock.registry.catalog.versions import (
     all_versions,
@@ -106,7 +107,7 @@ class Aliases:
             version = row_by_number(c, project, adapter, version_number)
             check_resolvable(version)
             overridden = _pass_gate(c, move, top, version)
-            beneath = ledger.beneath_of_set(top, version.id)
+            beneath = ledger.beneath_of_set(c, top, version.id)
             generation = ledger.append(c, top, move.kind, version.id, beneath, by, reason)
             return generation, overridden
 
@@ -170,6 +171,7 @@ class Aliases:
             _check_generation(move, top)
             generation = ledger.append(c, top, move.kind, None, None, by, reason)
             _record(c, move, generation, ())
+            end_of_moved(c, top, None, by, move.kind)
 
         self._database.write(work)
 
@@ -268,6 +270,8 @@ def _move(
     generation, overridden = act(c, top)
     request.settle(c, generation=generation)
     _record(c, move, generation, overridden)
+    pointed = ledger.entry(c, top.alias_id, generation).version_id
+    end_of_moved(c, top, pointed, move.by, move.kind)
     reached("alias.written")
     return standing(c, name.project, name.adapter, name.alias)
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from loradock.registry.catalog.arms import record_tallies
 from loradock.registry.catalog.database import Database
 from loradock.registry.catalog.pages import AnyRow
 from loradock.registry.catalog.tables import heartbeats
@@ -35,6 +36,7 @@ class Fleet:
                 c.execute(insert(heartbeats).values(values))
                 since = now() - timedelta(seconds=_KEPT_S)
                 c.execute(delete(heartbeats).where(heartbeats.c.seen_at < since))
+            record_tallies(c, heartbeat.server_id, heartbeat.tallies)
 
         self._database.write(work, nudge=False)
 

@@ -54,7 +54,9 @@ def is_within_window(c: Connection, top: ledger.Entry, window_s: float) -> bool:
     """Whether what a rollback would go to was live so lately that it needs no new proof."""
     if top.beneath is None:
         return False
-    left_at = ledger.entry(c, top.alias_id, top.beneath + 1).moved_at
+    if top.is_split:
+        return True  # it is live
+    left_at = ledger.left_at(c, top.alias_id, top.beneath)
     return (now() - left_at).total_seconds() <= window_s
 
 

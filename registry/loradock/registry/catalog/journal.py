@@ -29,11 +29,12 @@ class Deed:
     details: Mapping[str, str] = field(default_factory=dict)
 
 
-def record_change(connection: Connection, kind: str, project: str, adapter: str, name: str) -> None:
-    """Append to the catalog-wide change sequence."""
+def record_change(connection: Connection, kind: str, project: str, adapter: str, name: str) -> int:
+    """Append to the catalog-wide change sequence; give the change's number."""
+    sequence = _next(connection, "changes")
     connection.execute(
         insert(changes).values(
-            sequence=_next(connection, "changes"),
+            sequence=sequence,
             kind=kind,
             project=project,
             adapter=adapter,
@@ -41,6 +42,7 @@ def record_change(connection: Connection, kind: str, project: str, adapter: str,
             at=now(),
         )
     )
+    return sequence
 
 
 def record_deed(connection: Connection, deed: Deed) -> int:

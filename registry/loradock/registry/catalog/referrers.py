@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, FromClause, select
 
+from loradock.registry.catalog import ledger
 from loradock.registry.catalog.fleet import live_heartbeats
 from loradock.registry.catalog.pages import AnyRow
+from loradock.registry.catalog.rollout_rows import all_rollouts
 from loradock.registry.catalog.tables import (
     adapters,
     alias_moves,
     aliases,
     lineage_edges,
+    rollouts,
     versions,
 )
 from loradock.registry.resources import EdgeKind, VersionState
@@ -18,7 +21,12 @@ from loradock.registry.resources import EdgeKind, VersionState
 
 def referrers_of(c: Connection, project: str, row: AnyRow) -> list[str]:
     """Name everything that points at a version."""
-    return [*_aliases(c, row), *_children(c, project, row), *_servers(c, row)]
+    return [
+        *_aliases(c, row),
+        *_rollouts(c, row),
+        *_children(c, project, row),
+        *_servers(c, row),
+    ]
 
 
 def _aliases(c: Connection, row: AnyRow) -> list[str]:
@@ -38,6 +46,34 @@ def _aliases(c: Connection, row: AnyRow) -> list[str]:
         + ("" if found.version_id == row.id else " (a rollback would go there)")
         for found in c.execute(query)
     ]
+
+
+def _rollouts(c: Connection, row: AnyRow) -> list[str]:
+    """Name the rollouts that go on; their incumbent's own rollback lies beneath their split."""
+    whole = alias_moves.alias("whole")
+    query = (
+        all_rollouts()
+        .add_columns(whole.c.beneath)
+        .join(alias_moves, _at(alias_moves, rollouts.c.generation))
+        .join(whole, _at(whole, alias_moves.c.beneath))
+        .where(rollouts.c.ended_at.is_(None), aliases.c.adapter_id == row.adapter_id)
+    )
+    found = []
+    for rollout in c.execute(query):
+        name = f"{rollout.adapter}:{rollout.alias}"
+        if rollout.candidate_id == row.id:
+            found.append(f"rollout of {name} (its candidate)")
+        elif rollout.beneath and _entry_version(c, rollout) == row.id:
+            found.append(f"alias {name} (a rollback would go there after its rollout)")
+    return found
+
+
+def _at(move: FromClause, generation: ColumnElement[int]) -> ColumnElement[bool]:
+    return (move.c.alias_id == rollouts.c.alias_id) & (move.c.generation == generation)
+
+
+def _entry_version(c: Connection, rollout: AnyRow) -> int | None:
+    return ledger.entry(c, rollout.alias_id, rollout.beneath).version_id
 
 
 def _children(c: Connection, project: str, row: AnyRow) -> list[str]:

@@ -13,6 +13,7 @@ from loradock.registry.catalog.filters import check_filter, is_ready, version_co
 from loradock.registry.catalog.journal import Deed, record_change, record_deed
 from loradock.registry.catalog.pages import AnyRow, fetch_page, page, page_request
 from loradock.registry.catalog.referrers import referrers_of
+from loradock.registry.catalog.rollout_rows import abort_of_yanked
 from loradock.registry.catalog.tables import adapters, versions
 from loradock.registry.errors import Immutable, NotFound, StillReferenced, VersionYanked
 from loradock.registry.limits import Limits
@@ -153,6 +154,8 @@ class VersionTable:
                 _set_state(c, row, to, reason)
                 record_change(c, "version", project, adapter, row.digest)
                 record_deed(c, Deed(project, by, _ACTIONS[to], f"{adapter}@{number}", reason))
+            if to is VersionState.YANKED:
+                abort_of_yanked(c, row, by, reason)
             return self.read(c, row_by_number(c, project, adapter, number))
 
         return self._database.write(work)
