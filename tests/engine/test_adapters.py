@@ -1,12 +1,19 @@
 """What the engine answers with an adapter is what PEFT does, alone and among all others."""
 
 import random
+import re
+import resource
+import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from engine_harness import at_work
+from engine_oracle import Oracle
 from engine_zoo import TINY_ZOO
 from tiny_base import VOCAB_SIZE
 
+from loradock.engine.errors import OutOfMemory
 from loradock.engine.protocol import Finish
 
 NUM_TOKENS = 64
@@ -44,6 +51,37 @@ def test_s1_an_adapter_alone_says_what_peft_does(work, zoo, bare_oracle, name):
         result = work.result(ask(work, zoo[name], prompt))
         assert_right(zoo[name], prompt, result)
         assert bare_oracle.share_refused(prompt, result.tokens) > MIN_REFUSED
+
+
+def test_an_adapter_takes_as_many_bytes_as_were_foreseen(work, everyone):
+    resident = work.engine.state().resident
+    for oracle in everyone[1:]:
+        foreseen = work.engine.size_of(oracle.source.modules)
+        assert resident[oracle.digest].size_bytes == foreseen > 0
+
+
+@contextmanager
+def no_more_memory():
+    """Let this process map nothing more, for real."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    mapped_kib = int(re.search(r"VmSize:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+    resource.setrlimit(resource.RLIMIT_AS, (mapped_kib << 10, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what is mapped from /proc")
+def test_s9_no_memory_for_an_adapter_fails_that_adapter_alone(work, zoo, tiny_base, tiny_adapter):
+    small, big = zoo["rank 4, attention"], Oracle.load(tiny_base, tiny_adapter(99, rank=4096))
+    work.engine.make_resident(small.source)
+    before = work.engine.state().resident
+    with no_more_memory(), pytest.raises(OutOfMemory, match="lower max_adapter_bytes"):
+        work.engine.make_resident(big.source)
+    assert work.engine.state().resident == before
+    assert_right(small, PROMPTS[1], work.result(ask(work, small, PROMPTS[1])))
+    assert work.engine.make_resident(big.source).size_bytes > 20 << 20
 
 
 def test_s1_the_bare_base_says_what_transformers_does(work, bare_oracle):

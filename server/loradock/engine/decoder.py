@@ -6,13 +6,14 @@ families that it understands through a step of its own, faster.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from torch import Tensor
 
 from loradock.engine.batch import Batch
 from loradock.engine.lora import Adapter, LoraAdapter
+from loradock.engine.protocol import LinearShape
 
 
 class Decoder(Protocol):
@@ -25,6 +26,9 @@ class Decoder(Protocol):
     @property
     def num_blocks(self) -> int:
         """Blocks of key/value memory."""
+
+    def size_of(self, ranks: Mapping[str, int], shapes: Mapping[str, LinearShape]) -> int:
+        """Say what an adapter of these modules and ranks will take, in bytes."""
 
     def prepare(self, adapter: LoraAdapter) -> Adapter:
         """Arrange an adapter's weights as the steps want them. Any thread may call it."""

@@ -24,7 +24,7 @@ from loradock.engine.blocks import BlockPool
 from loradock.engine.choice import choose_decoder
 from loradock.engine.errors import BadWork, NotResident
 from loradock.engine.loading import LoadedBase
-from loradock.engine.lora import Adapter, read_adapter
+from loradock.engine.lora import Adapter, out_of_memory_told, read_adapter
 from loradock.engine.memory import BLOCK_TOKENS
 from loradock.engine.protocol import (
     STEP_BOUNDS_S,
@@ -34,6 +34,7 @@ from loradock.engine.protocol import (
     EventSink,
     Finish,
     Generate,
+    LoraModule,
     ResidentAdapter,
     RowEvent,
     StepTimes,
@@ -106,12 +107,17 @@ class BuiltinEngine:
         if self._thread is not None:
             self._thread.join()
 
+    def size_of(self, modules: Sequence[LoraModule]) -> int:
+        known = {m.module: m.rank for m in modules if m.module in self._base.modules}
+        return self.decoder.size_of(known, self._base.modules)
+
     def make_resident(self, source: AdapterSource) -> ResidentAdapter:
         known = self._resident.get(source.digest)
         if known is not None:
             return _told(known)
-        read = read_adapter(source, self._base.modules, device=self._device, dtype=self._dtype)
-        adapter = self.decoder.prepare(read)
+        with out_of_memory_told(self.size_of(source.modules)):
+            read = read_adapter(source, self._base.modules, device=self._device, dtype=self._dtype)
+            adapter = self.decoder.prepare(read)
         with self._resident_lock:
             self._resident = {**self._resident, source.digest: adapter}
         return _told(adapter)

@@ -3,6 +3,7 @@
 EngineError
 ├── BaseError        the base can't be loaded
 ├── AdapterError     an adapter's tensors don't fit the base
+├── OutOfMemory      an adapter does not fit into this host's memory now
 ├── NotResident      work names an adapter that isn't resident
 ├── BadWork          work that makes no sense: an empty prompt, an unknown token
 └── TooLong          a prompt, with what it asks for, exceeds the context or the key/value memory
@@ -25,6 +26,17 @@ class AdapterError(EngineError):
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
         super().__init__("; ".join(problems))
+
+
+class OutOfMemory(EngineError):
+    """There is no memory for one more adapter; what is resident is as it was."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        super().__init__(
+            f"this host has no memory left for an adapter of {size_bytes} bytes: lower "
+            "max_adapter_bytes"
+        )
 
 
 class NotResident(EngineError):

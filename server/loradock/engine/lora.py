@@ -6,14 +6,16 @@ part of a module is one product over a slice; weights are never gathered per tok
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import errno
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from loradock.engine.errors import AdapterError
+from loradock.engine.errors import AdapterError, OutOfMemory
 from loradock.engine.protocol import AdapterSource, LinearShape, LoraModule
 
 
@@ -95,6 +97,8 @@ def read_adapter(
                 for m in source.modules
             }
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if _says_no_memory(error):
+            raise
         raise AdapterError([f"{source.weights.name} can't be read: {error}"]) from error
     problems = [p for m, a, b in pairs.values() for p in _misfits(m, modules[m.module], a, b)]
     if problems:
@@ -105,6 +109,26 @@ def read_adapter(
     }
     size = sum(pair.size_bytes for pair in made.values())
     return LoraAdapter(source.digest, len(made), size, made)
+
+
+@contextmanager
+def out_of_memory_told(size_bytes: int) -> Iterator[None]:
+    """Raise `OutOfMemory` where memory for an adapter can't be had."""
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not _says_no_memory(error):
+            raise
+        raise OutOfMemory(size_bytes) from error
+
+
+def _says_no_memory(error: Exception) -> bool:
+    """Tell torch's and the system's ways of saying so from all else that goes by their classes."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(
+        error
+    )
 
 
 def _problems(module: LoraModule, base: Mapping[str, LinearShape], keys: set[str]) -> list[str]:

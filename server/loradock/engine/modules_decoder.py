@@ -6,7 +6,7 @@ its key/value memory, and its linear modules add the updates of the step's adapt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from loradock.engine.attention import Attention, AttentionKind
 from loradock.engine.batch import Batch
 from loradock.engine.lora import Adapter, LoraAdapter, add_updates
 from loradock.engine.memory import HeadShape, KeyValueMemory
+from loradock.engine.protocol import LinearShape
 
 ATTENTION_NAME = "loradock"
 
@@ -50,6 +51,13 @@ class ModulesDecoder:
     @property
     def num_blocks(self) -> int:
         return self._memory.num_blocks
+
+    def size_of(self, ranks: Mapping[str, int], shapes: Mapping[str, LinearShape]) -> int:
+        numbers = sum(
+            rank * (shapes[name].in_features + shapes[name].out_features)
+            for name, rank in ranks.items()
+        )
+        return numbers * self._model.dtype.itemsize
 
     def prepare(self, adapter: LoraAdapter) -> Adapter:
         return adapter

@@ -183,6 +183,9 @@ class Engine(Protocol):
     def close(self) -> None:
         """Stop after the current step; rows still there end as CANCELLED. Idempotent."""
 
+    def size_of(self, modules: Sequence[LoraModule]) -> int:
+        """Say how many bytes an adapter of these modules will take once it is resident."""
+
     def make_resident(self, source: AdapterSource) -> ResidentAdapter:
         """Read and arrange an adapter's weights, then publish them in one assignment.
 

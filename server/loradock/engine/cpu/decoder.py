@@ -6,7 +6,7 @@ key/value memory are in the base's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,10 @@ from loradock.engine.batch import Batch
 from loradock.engine.cpu import library
 from loradock.engine.cpu.packing import LANES, Kind, PackedMatrix, pack, pack_rows
 from loradock.engine.cpu.step import Scratch, step_of
-from loradock.engine.cpu.updates import PackedUpdates, Part, Site, pack_updates
+from loradock.engine.cpu.updates import PackedUpdates, Part, Site, pack_updates, packed_bytes
 from loradock.engine.lora import Adapter, LoraAdapter
 from loradock.engine.memory import BLOCK_TOKENS
+from loradock.engine.protocol import LinearShape
 
 LlamaLike = Any  # transformers models of FAMILIES, and their layers: alike in names, not in type
 FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -84,6 +85,10 @@ class CpuDecoder:
     @property
     def num_blocks(self) -> int:
         return self._num_blocks
+
+    def size_of(self, ranks: Mapping[str, int], shapes: Mapping[str, LinearShape]) -> int:
+        kind = self._kind.of_adapters
+        return packed_bytes(ranks, shapes, len(self._layers), self._sites, kind)
 
     def prepare(self, adapter: LoraAdapter) -> Adapter:
         packed = pack_updates(adapter.pairs, len(self._layers), self._sites, self._kind.of_adapters)

@@ -13,6 +13,7 @@ from torch import Tensor
 from loradock.engine.cpu import library
 from loradock.engine.cpu.packing import LANES, Kind, pack
 from loradock.engine.lora import LoraPair
+from loradock.engine.protocol import LinearShape
 
 
 class Part(NamedTuple):
@@ -41,16 +42,45 @@ class PackedUpdates:
     updates: ctypes.Array[library.Update]
 
 
-def pack_updates(
-    pairs: Mapping[str, LoraPair], num_layers: int, sites: Sequence[Site], kind: Kind
-) -> PackedUpdates:
-    """Pack all pairs; a site with no pair costs nothing, not even a call."""
+def packed_bytes(
+    ranks: Mapping[str, int],
+    shapes: Mapping[str, LinearShape],
+    num_layers: int,
+    sites: Sequence[Site],
+    kind: Kind,
+) -> int:
+    """Give the bytes that `pack_updates` takes for pairs of these ranks, panels filled up."""
+    weights = 0
+    for place in _places(num_layers, sites):
+        present = [name for _, name in place if name in ranks]
+        inner = [_filled(ranks[name], kind.run) for name in present]
+        for name, rank in zip(present, inner, strict=True):
+            weights += _filled(shapes[name].out_features, LANES) * rank
+        if present:
+            inputs = _filled(shapes[present[0]].in_features, kind.run)
+            weights += _filled(sum(inner), LANES) * inputs
+    return weights * kind.dtype.itemsize
+
+
+def _filled(number: int, whole: int) -> int:
+    return -(-number // whole) * whole
+
+
+def _places(num_layers: int, sites: Sequence[Site]) -> list[list[tuple[Part, str]]]:
+    """Name the modules of every site of the base; the output head is the last one."""
     places = [
         [(part, f"model.layers.{layer}.{part.module}") for part in site]
         for layer in range(num_layers)
         for site in sites
     ]
-    places.append([(Part("lm_head", 0), "lm_head")])
+    return [*places, [(Part("lm_head", 0), "lm_head")]]
+
+
+def pack_updates(
+    pairs: Mapping[str, LoraPair], num_layers: int, sites: Sequence[Site], kind: Kind
+) -> PackedUpdates:
+    """Pack all pairs; a site with no pair costs nothing, not even a call."""
+    places = _places(num_layers, sites)
     present = [[(part, pairs[name]) for part, name in place if name in pairs] for place in places]
     updates = (library.Update * sum(map(bool, present)))()
     weights = _pack_all([found for found in present if found], updates, kind)
