@@ -15,6 +15,7 @@ from loradock.v1 import (
     evaluation_service_pb2,
     inference_service_pb2,
     registry_service_pb2,
+    rollout_service_pb2,
     server_service_pb2,
 )
 
@@ -24,6 +25,7 @@ FILES = (
     alias_service_pb2,
     evaluation_service_pb2,
     inference_service_pb2,
+    rollout_service_pb2,
     server_service_pb2,
 )
 METHODS = {
@@ -35,12 +37,12 @@ METHODS = {
 ROLES = {
     Role.VIEW: "GetBaseModel ListBaseModels GetAdapter ListAdapters DownloadBlob GetVersion "
     "ResolveVersion ListVersions SearchVersions GetAlias ListAliases ListAliasHistory "
-    "GetAliasPolicy CheckAliasPolicy GetEvaluation ListEvaluations GetLineage GetServer "
+    "GetAliasPolicy CheckAliasPolicy GetEvaluation ListEvaluations GetLineage GetServer GetRollout "
     "ListServers ListAuditEvents",
     Role.PUBLISH: "CreateAdapter UpdateAdapter FindMissingBlobs UploadBlob PublishVersion "
     "RecordEvaluation",
     Role.PROMOTE: "DeleteAdapter YankVersion UnyankVersion DeleteVersion SetAlias RollbackAlias "
-    "DeleteAlias OverrideAlias",
+    "DeleteAlias OverrideAlias StartRollout PauseRollout ResumeRollout PromoteRollout AbortRollout",
     Role.INFER: "Generate StreamGenerate Score Classify CountTokens",
     Role.OPERATE: "RegisterBaseModel LoadAdapter UnloadAdapter SetAliasPolicy "
     "CollectGarbage VerifyBlobs VerifyAudit",
@@ -57,6 +59,8 @@ NAMES = {  # by how a method's name ends; the first that fits
     "Adapter": ADAPTER,
     "Version": f"{ADAPTER}/versions/1",
     "Evaluation": "projects/other/evaluations/one",
+    "StartRollout": ALIAS,
+    "Rollout": f"{ALIAS}/rollout",
     "": ALIAS,
 }
 PARENTS = {"PublishVersion": ADAPTER, "ListVersions": ADAPTER, "ListAliases": ADAPTER}

@@ -40,6 +40,8 @@ SAMPLES = [
         "triage@1", "triage:production", [GateCheck("s", "m", "MISSING", "was never measured")]
     ),
     registry.RequestReused("abc"),
+    registry.RolloutRunning("triage:production", "triage@2"),
+    registry.RolloutEnded("triage:production", "aborted", "errors"),
     registry.NotAdmitted([registry.Problem("a.weight", "SHAPE", "is wrong")] * 200),
     registry.BaseMismatch([registry.Problem("base", "WEIGHTS", "differ")]),
     registry.DigestMismatch(DIGEST, DIGEST),

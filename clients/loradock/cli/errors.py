@@ -60,6 +60,8 @@ _HINTS = {
     "STALE_GENERATION": "somebody moved it: see `loradock alias history`, and decide again",
     "STALE_ETAG": "somebody changed it: read it again, and decide again",
     "NOTHING_TO_ROLL_BACK": "see `loradock alias history`; move it with `loradock alias set`",
+    "ROLLOUT_RUNNING": "see `loradock rollout status`; promote or abort it before the next",
+    "ROLLOUT_ENDED": "see `loradock rollout status`; start another one",
     "VERSION_YANKED": "choose another version, or take it back with `loradock adapter unyank`",
     "EVAL_GATE_FAILED": "measure it (`loradock eval run`), or move it with --override and --reason",
     "STILL_REFERENCED": "move or delete what refers to it first: `loradock alias list`",

@@ -12,6 +12,7 @@ from typing import Any
 from loradock.registry.arm_counts import ArmCounts
 from loradock.registry.errors import InvalidArgument
 from loradock.registry.guards import GuardReport, Guards, GuardState, judge_arms
+from loradock.registry.policy import GateReport
 from loradock.registry.split import WHOLE, Arm, Split
 
 MAX_STAGES = 100
@@ -110,6 +111,23 @@ class Decision:
     step: Step
     why: str
     guards: tuple[GuardReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A rollout as it begins, and what the alias's policy says of the candidate."""
+
+    rollout: Rollout
+    report: GateReport
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A rollout, what the servers have seen of it, and what is due."""
+
+    rollout: Rollout
+    arms: Mapping[Arm, ArmCounts]
+    decision: Decision
 
 
 def decide(rollout: Rollout, seen: Seen, at: datetime) -> Decision:

@@ -29,6 +29,8 @@ from loradock.server.metrics_page import MetricsPage
 from loradock.server.metrics_state import metrics_of
 from loradock.server.principal import Authenticator
 from loradock.server.registry_service import RegistryService
+from loradock.server.rollout_controller import RolloutController
+from loradock.server.rollout_service import RolloutService
 from loradock.server.server_service import ServerService, limits_of
 from loradock.server.threads import Threads
 from loradock.v1 import (
@@ -37,6 +39,7 @@ from loradock.v1 import (
     evaluation_service_pb2_grpc,
     inference_service_pb2_grpc,
     registry_service_pb2_grpc,
+    rollout_service_pb2_grpc,
     server_service_pb2_grpc,
 )
 
@@ -161,6 +164,11 @@ async def _listen(
     server = Server(config, address, registry, inference, gate, listener, threads)
     if inference is not None:
         server.tasks += inference.follow(address)
+    if config.has_role("registry"):
+        controller = RolloutController(
+            registry, threads, _server_id(), interval_s=config.follow_interval_s
+        )
+        server.tasks.append(asyncio.create_task(controller.run()))
     await listener.say_serving()
     return server
 
@@ -201,6 +209,10 @@ def _registry_services(registry: Registry, threads: Threads) -> dict[str, Regist
         "loradock.v1.AliasService": partial(
             alias_service_pb2_grpc.add_AliasServiceServicer_to_server,
             AliasService(registry, threads, FollowWait(registry, threads)),
+        ),
+        "loradock.v1.RolloutService": partial(
+            rollout_service_pb2_grpc.add_RolloutServiceServicer_to_server,
+            RolloutService(registry, threads),
         ),
         "loradock.v1.EvaluationService": partial(
             evaluation_service_pb2_grpc.add_EvaluationServiceServicer_to_server,

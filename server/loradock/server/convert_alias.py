@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from loradock.registry import resources as nouns
 from loradock.registry.errors import InvalidArgument
+from loradock.registry.split import Split
 from loradock.server import names
 from loradock.server.convert_registry import timestamp
 from loradock.v1 import resources_pb2 as wire
@@ -12,6 +13,7 @@ _KINDS = {
     nouns.MoveKind.SET: wire.MOVE_KIND_SET,
     nouns.MoveKind.ROLLBACK: wire.MOVE_KIND_ROLLBACK,
     nouns.MoveKind.DELETE: wire.MOVE_KIND_DELETE,
+    nouns.MoveKind.SPLIT: wire.MOVE_KIND_SPLIT,
 }
 
 
@@ -27,6 +29,18 @@ def alias(noun: nouns.Alias) -> wire.Alias:
         generation=noun.generation,
         moved_by=noun.moved_by,
         moved_at=timestamp(noun.moved_at),
+        split=None if noun.split is None else split_message(noun.split),
+    )
+
+
+def split_message(noun: Split) -> wire.Split:
+    """Write how an alias's requests are shared out."""
+    return wire.Split(
+        candidate_number=noun.candidate_number,
+        candidate_digest=noun.candidate_digest,
+        weight_basis_points=noun.weight,
+        shadow_basis_points=noun.shadow,
+        salt=noun.salt,
     )
 
 
@@ -40,6 +54,7 @@ def alias_move(noun: nouns.AliasMove) -> wire.AliasMove:
         moved_by=noun.moved_by,
         reason=noun.reason,
         moved_at=timestamp(noun.moved_at),
+        split=None if noun.split is None else split_message(noun.split),
     )
 
 

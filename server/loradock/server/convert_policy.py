@@ -89,18 +89,20 @@ def _read_metric(message: wire.MetricDemand) -> nouns.MetricDemand:
 
 def report(noun: nouns.GateReport) -> wire.CheckAliasPolicyResponse:
     """Write what a version makes of a policy."""
-    return wire.CheckAliasPolicyResponse(
-        passed=noun.passed,
-        checks=[
-            wire.PolicyCheck(
-                suite=check.suite,
-                metric=check.metric,
-                passed=check.passed,
-                code=check.code,
-                message=check.message,
-                value=check.value,
-                wanted=check.wanted,
-            )
-            for check in noun.checks
-        ],
-    )
+    return wire.CheckAliasPolicyResponse(passed=noun.passed, checks=checks(noun))
+
+
+def checks(noun: nouns.GateReport) -> list[wire.PolicyCheck]:
+    """Write every demand, met or not."""
+    return [
+        wire.PolicyCheck(
+            suite=check.suite,
+            metric=check.metric,
+            passed=check.passed,
+            code=check.code,
+            message=check.message,
+            value=check.value,
+            wanted=check.wanted,
+        )
+        for check in noun.checks
+    ]

@@ -50,6 +50,13 @@ def policy_of(name: str, role: Role) -> tuple[str, str, str]:
     return _allowed(project, role), check_name("adapter", adapter), check_name("alias", alias)
 
 
+def rollout_of(name: str, role: Role) -> tuple[str, str, str]:
+    """Give project, adapter and alias of a rollout's name."""
+    pattern = "projects/{project}/adapters/{adapter}/aliases/{alias}/rollout"
+    project, adapter, alias = _parts("rollout", name, pattern)
+    return _allowed(project, role), check_name("adapter", adapter), check_name("alias", alias)
+
+
 def evaluation_of(name: str, role: Role) -> tuple[str, str]:
     """Give project and id of an evaluation's name."""
     pattern = "projects/{project}/evaluations/{evaluation}"
@@ -94,6 +101,11 @@ def alias_name(project: str, adapter: str, alias: str) -> str:
 def policy_name(project: str, adapter: str, alias: str) -> str:
     """Spell an alias's policy."""
     return f"{alias_name(project, adapter, alias)}/policy"
+
+
+def rollout_name(project: str, adapter: str, alias: str) -> str:
+    """Spell an alias's rollout."""
+    return f"{alias_name(project, adapter, alias)}/rollout"
 
 
 def evaluation_name(project: str, evaluation: str) -> str:

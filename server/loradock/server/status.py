@@ -102,6 +102,12 @@ TABLE: Mapping[type[Exception], Row] = {
         Code.FAILED_PRECONDITION, "STILL_REFERENCED", ("what", "referrers")
     ),
     registry.NothingToRollBack: Row(Code.FAILED_PRECONDITION, "NOTHING_TO_ROLL_BACK", ("alias",)),
+    registry.RolloutRunning: Row(
+        Code.FAILED_PRECONDITION, "ROLLOUT_RUNNING", ("alias", "candidate")
+    ),
+    registry.RolloutEnded: Row(
+        Code.FAILED_PRECONDITION, "ROLLOUT_ENDED", ("alias", "state", "reason")
+    ),
     registry.EvalGateFailed: Row(
         Code.FAILED_PRECONDITION, "EVAL_GATE_FAILED", ("version", "alias", "passed"), _unmet
     ),

@@ -26,6 +26,8 @@ ERROR_BY_REASON: dict[str, type[errors.LoradockError]] = {
     "STALE_ETAG": errors.Aborted,
     "VERSION_IMMUTABLE": errors.PreconditionFailed,
     "NOTHING_TO_ROLL_BACK": errors.PreconditionFailed,
+    "ROLLOUT_RUNNING": errors.PreconditionFailed,
+    "ROLLOUT_ENDED": errors.PreconditionFailed,
     "NOT_RESIDENT": errors.PreconditionFailed,
     "NO_ENGINE": errors.PreconditionFailed,
     "CATALOG_ANSWERS": errors.PreconditionFailed,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Select, insert
@@ -43,9 +42,10 @@ from loradock.registry.resources import MoveKind
 from loradock.registry.rollout import (
     Decision,
     Plan,
-    Rollout,
     RolloutState,
     Seen,
+    Standing,
+    Started,
     Step,
     check_plan,
     decide,
@@ -55,23 +55,6 @@ from loradock.registry.split import Arm, Split
 from loradock.registry.steps import reached
 
 DUTY = "rollouts"
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """A rollout as it begins, and what the alias's policy says of the candidate."""
-
-    rollout: Rollout
-    report: GateReport
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """A rollout, what the servers have seen of it, and what is due."""
-
-    rollout: Rollout
-    arms: Mapping[Arm, ArmCounts]
-    decision: Decision
 
 
 class Rollouts:
