@@ -14,12 +14,17 @@ STOP_TIMEOUT_S = 40.0
 
 
 @contextmanager
-def serving(*command: str | os.PathLike[str], says: str) -> Iterator[str]:
-    """Run a server until it is left; give the first group of what it says when it is ready."""
+def serving(
+    *command: str | os.PathLike[str], says: str, said: list[str] | None = None
+) -> Iterator[str]:
+    """Run a server until it is left; give the first group of what it says when it is ready.
+
+    All that it ever says is kept in `said`.
+    """
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     )
-    said: list[str] = []
+    said = [] if said is None else said
     found: list[str] = []
     ready = threading.Event()
 

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from loradock.client._channel import Token
 from loradock.client._errors import ClientClosed, DeadlineExceeded, InvalidRequest
 from loradock.client._policy import deadline_s
+from loradock.client._spans import CallSpan
 from loradock.client._wire.errors import error_of
 
 RequestT = TypeVar("RequestT", bound=Message)
@@ -65,11 +66,16 @@ class AsyncCalls:
         """Call, and give the response or raise the typed error."""
         self.check_open()
         request_id = stamp(request, request_id)
-        deadline = self.deadline_s(request.DESCRIPTOR.name, timeout_s) + longer_s
-        try:
-            return await method(request, timeout=deadline, metadata=self.metadata(request_id))
-        except grpc.RpcError as failure:
-            raise error_of(failure, request_id) from None
+        name = request.DESCRIPTOR.name.removesuffix("Request")
+        deadline = self.deadline_s(name, timeout_s) + longer_s
+        with CallSpan(name, request_id) as span:
+            metadata = self.metadata(request_id) + span.metadata
+            try:
+                response = await method(request, timeout=deadline, metadata=metadata)
+            except grpc.RpcError as failure:
+                raise error_of(failure, request_id) from None
+            span.tell(response)
+        return response
 
     async def upload(
         self,
@@ -82,10 +88,12 @@ class AsyncCalls:
         self.check_open()
         request_id = new_request_id()
         deadline = _some_time(timeout_s if self._timeout_s is None else self._timeout_s)
-        try:
-            return await method(requests, timeout=deadline, metadata=self.metadata(request_id))
-        except grpc.RpcError as failure:
-            raise error_of(failure, request_id) from None
+        with CallSpan("UploadBlob", request_id) as span:
+            metadata = self.metadata(request_id) + span.metadata
+            try:
+                return await method(requests, timeout=deadline, metadata=metadata)
+            except grpc.RpcError as failure:
+                raise error_of(failure, request_id) from None
 
     async def download(
         self,
@@ -98,12 +106,14 @@ class AsyncCalls:
         self.check_open()
         request_id = new_request_id()
         deadline = _some_time(timeout_s if self._timeout_s is None else self._timeout_s)
-        try:
-            call = method(request, timeout=deadline, metadata=self.metadata(request_id))
-            async for response in call:  # noqa: UP028 (of the synchronous twin)
-                yield response
-        except grpc.RpcError as failure:
-            raise error_of(failure, request_id) from None
+        with CallSpan("DownloadBlob", request_id) as span:
+            metadata = self.metadata(request_id) + span.metadata
+            try:
+                call = method(request, timeout=deadline, metadata=metadata)
+                async for response in call:  # noqa: UP028 (of the synchronous twin)
+                    yield response
+            except grpc.RpcError as failure:
+                raise error_of(failure, request_id) from None
 
     async def pages(
         self,
@@ -126,10 +136,10 @@ class AsyncCalls:
         if self._is_closed:
             raise ClientClosed("this client is closed", reason="CLIENT_CLOSED")
 
-    def deadline_s(self, message: str, timeout_s: float | None) -> float:
+    def deadline_s(self, method: str, timeout_s: float | None) -> float:
         """Choose a deadline: the call's, else the client's, else the method's own."""
         given = self._timeout_s if timeout_s is None else timeout_s
-        return _some_time(deadline_s(message.removesuffix("Request")) if given is None else given)
+        return _some_time(deadline_s(method) if given is None else given)
 
     def metadata(self, request_id: str) -> tuple[tuple[str, str], ...]:
         """Give what goes beside a request."""

@@ -26,6 +26,7 @@ from loradock.client._channel import (
     channel_credentials,
     channel_options,
 )
+from loradock.client._spans import CallSpan
 from loradock.client._values.evaluation import LineageGraph
 from loradock.client._values.inference import Classification, Generation, Scores, TokenCount
 from loradock.client._wire.built import built
@@ -177,12 +178,11 @@ class AsyncClient:
             ),
         )
         request_id = request_id_of(request_id)
-        call = self._inference.StreamGenerate(
-            request,
-            timeout=self._calls.deadline_s("StreamGenerate", timeout_s),
-            metadata=self._calls.metadata(request_id),
-        )
-        return AsyncTextStream(call, request_id)
+        deadline = self._calls.deadline_s("StreamGenerate", timeout_s)
+        span = CallSpan("StreamGenerate", request_id)
+        metadata = self._calls.metadata(request_id) + span.metadata
+        call = self._inference.StreamGenerate(request, timeout=deadline, metadata=metadata)
+        return AsyncTextStream(call, request_id, span)
 
     async def classify(
         self,

@@ -16,6 +16,7 @@ from loradock.client._channel import (
     channel_credentials,
     channel_options,
 )
+from loradock.client._spans import CallSpan
 from loradock.client._sync.adapters import Adapters
 from loradock.client._sync.admin import Admin
 from loradock.client._sync.aliases import Aliases
@@ -177,12 +178,11 @@ class Client:
             ),
         )
         request_id = request_id_of(request_id)
-        call = self._inference.StreamGenerate(
-            request,
-            timeout=self._calls.deadline_s("StreamGenerate", timeout_s),
-            metadata=self._calls.metadata(request_id),
-        )
-        return TextStream(call, request_id)
+        deadline = self._calls.deadline_s("StreamGenerate", timeout_s)
+        span = CallSpan("StreamGenerate", request_id)
+        metadata = self._calls.metadata(request_id) + span.metadata
+        call = self._inference.StreamGenerate(request, timeout=deadline, metadata=metadata)
+        return TextStream(call, request_id, span)
 
     def classify(
         self,

@@ -10,6 +10,7 @@ from typing import Protocol, Self
 import grpc
 
 from loradock.client._errors import Cancelled, LoradockError, ServerError
+from loradock.client._spans import CallSpan
 from loradock.client._values.inference import Answerer, Generation, TextChunk
 from loradock.client._wire.errors import error_of
 from loradock.client._wire.inference import answerer_of, chunk_of, stitched
@@ -35,8 +36,9 @@ class TextStream:
     is the whole answer. One reader; `cancel` may come from anywhere.
     """
 
-    def __init__(self, call: Call, request_id: str) -> None:
+    def __init__(self, call: Call, request_id: str, span: CallSpan) -> None:
         self._call = call
+        self._span = span
         self._events = call.__iter__()
         self._request_id = request_id
         self._answerer: Answerer | None = None
@@ -97,6 +99,7 @@ class TextStream:
         """Stop the answer; the server frees its row within one step."""
         self._is_cancelled = True
         self._call.cancel()
+        self._span.end(self._cancelled())
 
     def _read_head(self) -> None:
         if self._answerer is not None:
@@ -105,6 +108,7 @@ class TextStream:
         if event is None or event.WhichOneof("event") != "head":
             raise self._broken()
         self._answerer = answerer_of(event.head.answerer)
+        self._span.tell(event.head)
 
     def _next_event(self) -> wire.StreamGenerateResponse | None:
         if self._is_cancelled:
@@ -114,11 +118,14 @@ class TextStream:
         except StopIteration:
             if self._answerer is None or self._tail is None:
                 raise self._broken() from None
+            self._span.end()
             return None
         except grpc.RpcError as failure:
             if self._is_cancelled:
                 raise self._cancelled() from None
-            raise error_of(failure, self._request_id) from None
+            error = error_of(failure, self._request_id)
+            self._span.end(error)
+            raise error from None
         return event
 
     def _cancelled(self) -> Cancelled:
@@ -127,8 +134,10 @@ class TextStream:
         )
 
     def _broken(self) -> ServerError:
-        return ServerError(
+        error = ServerError(
             "the stream ended without its head or tail",
             reason="INTERNAL",
             request_id=self._request_id,
         )
+        self._span.end(error)
+        return error
