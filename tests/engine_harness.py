@@ -17,6 +17,7 @@ from loradock.engine.engine import BuiltinEngine
 from loradock.engine.loading import load_base
 from loradock.engine.protocol import (
     EngineState,
+    Failure,
     Finish,
     Generate,
     RowEvent,
@@ -37,7 +38,7 @@ class Result:
     scores: Scores = ()
     cached_tokens: int | None = None
     finish: Finish | None = None
-    error: str | None = None
+    failure: Failure | None = None
     steps: list[int] = field(default_factory=list)  # which of the engine's reports spoke of it
 
     def add(self, event: RowEvent, step: int) -> None:
@@ -50,7 +51,7 @@ class Result:
         self.tokens += event.tokens
         self.logprobs += event.logprobs
         self.scores = event.scores
-        self.finish, self.error = event.finish, event.error
+        self.finish, self.failure = event.finish, event.failure
         self.steps.append(step)
 
 

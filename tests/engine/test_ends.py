@@ -9,9 +9,9 @@ import torch
 from engine_harness import WAIT_S, at_work
 from safetensors.torch import load_file, save_file
 
-from loradock.engine.engine import NOT_FINITE, BuiltinEngine
+from loradock.engine.engine import BuiltinEngine
 from loradock.engine.loading import load_base
-from loradock.engine.protocol import AdapterSource, Finish
+from loradock.engine.protocol import AdapterSource, Failure, Finish
 
 PROMPT = list(range(3, 53))
 LONG = 500
@@ -59,8 +59,8 @@ def assert_whole(oracle, result, num_tokens=64):
 def test_s13_memory_comes_back_at_once(tiny_base, decoder):
     """Two rows fill the memory; whoever waits is let in as soon as one of them is cancelled."""
     with at_work(tiny_base, decoder, kv_tokens=1024) as work:
-        rows = [work.ask(PROMPT, max_tokens=512 - len(PROMPT)) for _ in range(2)]
-        third = work.ask(PROMPT, max_tokens=512 - len(PROMPT), salt="another")
+        long = PROMPT * 9
+        *rows, third = [work.ask(long, max_tokens=60, salt=salt) for salt in "abc"]
         seen = []
 
         def cancel():
@@ -148,7 +148,7 @@ def test_a_broken_adapter_fails_its_own_rows_only(work, broken_source, zoo, bare
         work.ask(PROMPT, broken, temperature=1.0, top_p=0.5, logprobs=True),
     ]
     for result in work.results(failing):
-        assert (result.finish, result.error) == (Finish.FAILED, NOT_FINITE)
+        assert (result.finish, result.failure) == (Finish.FAILED, Failure.NOT_FINITE)
         assert (result.tokens, result.logprobs, result.scores) == ([], [], ())
     for oracle, result in zip(fine, work.results(rows), strict=True):
         assert_whole(oracle, result)
@@ -164,7 +164,7 @@ def test_nothing_of_a_failed_row_is_used_again(tiny_base, decoder, bare_oracle, 
         for _ in range(3):
             failed = work.generate([*PROMPT, *range(13)], broken_source.digest, max_tokens=100)
             assert (failed.finish, failed.cached_tokens) == (Finish.FAILED, 0)
-            assert work.settled().num_free_blocks >= 10
+            assert work.settled().num_free_blocks >= 4
             for salt in ("one", "two"):
                 fine = work.generate(PROMPT, max_tokens=100, salt=salt)
                 assert_whole(bare_oracle, fine, 100)
@@ -178,8 +178,7 @@ def test_a_failing_step_fails_only_the_row_that_breaks_it(work, zoo, bare_oracle
     work.when(failing, 10, lambda: work.engine.release(zoo[NAMES[0]].digest))
     result = work.result(failing)
     assert (result.finish, len(result.tokens)) == (Finish.FAILED, 10)
-    assert result.error is not None
-    assert result.error.startswith("the step failed")
+    assert result.failure is Failure.COMPUTE
     for oracle, row in ((zoo[NAMES[1]], fine), (bare_oracle, beside)):
         assert_whole(oracle, work.result(row))
 

@@ -44,7 +44,7 @@ def test_s19_what_just_fits_runs_to_its_end(work, bare_oracle):
 def test_s19_a_request_beyond_the_memory_is_refused_with_the_numbers(tiny_base, decoder):
     """The last sampled token needs no place: 64 hold a text of 65."""
     with at_work(tiny_base, decoder, kv_tokens=64) as work:
-        assert refusal(work.ask, PROMPT, max_tokens=46) == (20, 46, 64)
+        assert refusal(work.ask, PROMPT, max_tokens=46) == (20, 46, 65)
         assert work.generate(PROMPT, max_tokens=45).finish is Finish.LENGTH
         wide = [(first, second) for first in range(9) for second in range(5)]
         deep = [tuple([first] * 5) for first in range(12)]

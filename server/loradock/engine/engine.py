@@ -13,16 +13,18 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from loradock.engine.batch import Batch
 from loradock.engine.blocks import BlockPool
 from loradock.engine.choice import choose_decoder
-from loradock.engine.errors import BadWork, NotResident
+from loradock.engine.errors import BadWork, EngineStopped, NotResident
+from loradock.engine.isolation import draw, failure_of, forward
 from loradock.engine.loading import LoadedBase
 from loradock.engine.lora import Adapter, out_of_memory_told, read_adapter
 from loradock.engine.memory import BLOCK_TOKENS
@@ -32,6 +34,7 @@ from loradock.engine.protocol import (
     BaseInfo,
     EngineState,
     EventSink,
+    Failure,
     Finish,
     Generate,
     LoraModule,
@@ -41,14 +44,14 @@ from loradock.engine.protocol import (
     Work,
 )
 from loradock.engine.rows import Chunk, GenerateRow, Row, ScoreRow
-from loradock.engine.sampling import Drawn, logprobs_of, sample
+from loradock.engine.sampling import Drawn, logprobs_of
 from loradock.engine.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
 DEFAULT_STEP_TOKENS = 256
-NOT_FINITE = "the model's output is not a number"
-STEP_FAILED = "the step failed; the server's log says why"
+DEFAULT_PREFILL_TOKENS = 64
+MAX_FAILED_STEPS = 3  # as a whole, one after the other
 
 
 class BuiltinEngine:
@@ -61,6 +64,7 @@ class BuiltinEngine:
         max_rows: int,
         kv_tokens: int = 0,
         step_tokens: int = 0,
+        prefill_tokens: int = 0,
         threads: int = 0,
         decoder: str = "auto",
     ) -> None:
@@ -78,13 +82,18 @@ class BuiltinEngine:
             block_tokens=BLOCK_TOKENS,
             max_rows=max_rows,
             step_tokens=max(step_tokens or DEFAULT_STEP_TOKENS, max_rows),
+            prefill_tokens=prefill_tokens or DEFAULT_PREFILL_TOKENS,
             context_length=base.info.context_length,
         )
         self._resident: dict[str, Adapter] = {}
         self._resident_lock = threading.Lock()
         self._inbox: list[Row | str] = []  # rows to add, names to cancel, in order
         self._has_work = threading.Condition()
+        self._outbox: list[RowEvent] = []  # what to tell of the step; of the engine's thread
         self._is_closing = False
+        self._stopped: str | None = None  # why nothing more is taken in
+        self._failure: str | None = None
+        self._num_failed_steps = 0
         self._num_steps = 0
         self._num_step_tokens = 0
         self._step_counts = [0] * (len(STEP_BOUNDS_S) + 1)
@@ -150,59 +159,92 @@ class BuiltinEngine:
 
     def _tell(self, what: Row | str) -> None:
         with self._has_work:
+            if self._stopped is not None and isinstance(what, Row):
+                raise EngineStopped(self._stopped)
             self._inbox.append(what)
             self._has_work.notify()
 
     def _run(self, sink: EventSink) -> None:
         """Step until closed. Runs on the engine's thread, the only one that computes."""
-        with torch.inference_mode():
-            while not self._is_closing:
-                events = [*self._take_in(), *self._step_or_fail()]
-                self._state = self._snapshot()
-                if events:
-                    sink(events)
-        last = self._take_in()
-        last += [self._end(row, Finish.CANCELLED) for row in self._all_rows()]
-        self._state = self._snapshot()
-        sink(last)
+        finish, failure, why = Finish.CANCELLED, None, "it was closed"
+        try:
+            with torch.inference_mode():
+                while not self._is_closing:
+                    self._take_in()
+                    self._step_or_fail()
+                    self._send(sink)
+        except BaseException as error:  # a thread that dies in silence would leave all waiting
+            log.critical("the engine can't go on", exc_info=error)
+            finish, failure = Finish.FAILED, Failure.ENGINE
+            why = f"it failed ({type(error).__name__}); the server's log says why"
+        self._end_all(finish, failure, why)
+        self._send(sink)
 
-    def _take_in(self) -> list[RowEvent]:
+    def _send(self, sink: EventSink) -> None:
+        """Publish the state, and hand over what there is to tell."""
+        self._state = replace(self._snapshot(), failure=self._failure)
+        if self._outbox:
+            events, self._outbox = self._outbox, []
+            sink(events)
+
+    def _end_all(self, finish: Finish, failure: Failure | None, why: str) -> None:
+        """Take nothing more in, and end every row, whatever state the accounts are in."""
+        with self._has_work:
+            self._stopped = why
+            told, self._inbox = self._inbox, []
+        self._failure = None if failure is None else why
+        for row in self._scheduler.rows:
+            with suppress(Exception):
+                self._scheduler.leave(row)
+            self._say(row, finish=finish, failure=failure)
+        for what in told:
+            if isinstance(what, Row):
+                self._say(what, finish=finish, failure=failure)
+
+    def _take_in(self) -> None:
         """Wait for something to do, and take in what was told."""
         with self._has_work:
             while not self._inbox and self._scheduler.is_idle and not self._is_closing:
                 self._has_work.wait()
             told, self._inbox = self._inbox, []
-        return [event for what in told for event in self._hear(what)]
+        for what in told:
+            if isinstance(what, Row):
+                self._scheduler.add(what)
+            elif (row := self._scheduler.find(what)) is not None:
+                self._end(row, Finish.CANCELLED)
 
-    def _hear(self, what: Row | str) -> Iterator[RowEvent]:
-        if isinstance(what, Row):
-            self._scheduler.add(what)
-            return
-        row = self._scheduler.find(what)
-        if row is not None:
-            yield self._end(row, Finish.CANCELLED)
+    def _step_or_fail(self) -> None:
+        """Step; if that can't be done at all, tell every row so, and go on with the next ones.
 
-    def _step_or_fail(self) -> list[RowEvent]:
-        """Step; if that can't be done at all, tell every row so, and go on with the next ones."""
+        Where that happens again and again, it is not the rows: raises what was wrong.
+        """
         try:
-            return self.step()
+            self.step()
         except Exception:
+            self._num_failed_steps += 1
+            if self._num_failed_steps >= MAX_FAILED_STEPS:
+                raise
             log.exception("a step failed as a whole")
-            return [self._end(row, Finish.FAILED, STEP_FAILED) for row in self._all_rows()]
+            for row in self._scheduler.rows:
+                self._end(row, Finish.FAILED, failure=Failure.COMPUTE)
+        else:
+            self._num_failed_steps = 0
 
-    def step(self) -> list[RowEvent]:
-        """Admit, plan, compute, and give every row what the step did for it."""
-        events = [
-            self._end(row, Finish.EXPIRED) for row in self._scheduler.expired(time.monotonic())
-        ]
-        self._scheduler.admit()
+    def step(self) -> None:
+        """Admit, plan, compute, and note what the step did for each row."""
+        for row in self._scheduler.expired(time.monotonic()):
+            self._end(row, Finish.EXPIRED)
+        admitted = self._scheduler.admit()
         plan = self._scheduler.plan()
         if plan:
             started = time.monotonic()
             self.decoder.clear(plan.fresh_blocks)
-            events += self._compute(plan.chunks)
+            self._compute(plan.chunks)
+            self._scheduler.end_step()
             self._count(plan.chunks, time.monotonic() - started)
-        return events
+        for row in admitted:
+            if not row.is_announced:
+                self._say(row)
 
     def _count(self, chunks: Sequence[Chunk], seconds: float) -> None:
         self._num_steps += 1
@@ -210,102 +252,108 @@ class BuiltinEngine:
         self._step_counts[bisect_left(STEP_BOUNDS_S, seconds)] += 1
         self._step_seconds += seconds
 
-    def _compute(self, chunks: Sequence[Chunk]) -> list[RowEvent]:
-        """Compute chunks together; where that fails, each alone, so that one can't fail others."""
-        try:
-            batch = Batch(chunks, self._resident, self._device)
-            logits = self.decoder.forward(batch)
-        except Exception:
-            if len(chunks) > 1:
-                return [event for chunk in chunks for event in self._compute([chunk])]
-            row = chunks[0].row
-            log.exception("a row failed", extra={"facts": {"row": row.name, **row.work.facts}})
-            return [self._end(row, Finish.FAILED, STEP_FAILED)]
-        return self._advance([span.chunk for span in batch.spans], logits)
+    def _compute(self, chunks: Sequence[Chunk]) -> None:
+        """Compute chunks, and use the distributions that were asked for."""
+        for computed, logits in forward(
+            self.decoder, chunks, self._resident, self._device, self._give_up
+        ):
+            for chunk in computed:
+                self._scheduler.advance(chunk)
+            parts = torch.split(logits, [len(chunk.wanted) for chunk in computed])
+            asked = [(c, part) for c, part in zip(computed, parts, strict=True) if len(part)]
+            self._generate([(c.row, p) for c, p in asked if isinstance(c.row, GenerateRow)], logits)
+            for chunk, part in asked:
+                if isinstance(chunk.row, ScoreRow):
+                    self._score(chunk.row, chunk, part)
 
-    def _advance(self, chunks: Sequence[Chunk], logits: Tensor) -> list[RowEvent]:
-        """Note what was computed, and use the distributions that were asked for."""
-        for chunk in chunks:
-            self._scheduler.advance(chunk)
-        parts = torch.split(logits, [len(chunk.wanted) for chunk in chunks])
-        asked = [(chunk, part) for chunk, part in zip(chunks, parts, strict=True) if len(part)]
-        scored = [(c, part) for c, part in asked if isinstance(c.row, ScoreRow)]
-        generated = [(c, part) for c, part in asked if isinstance(c.row, GenerateRow)]
-        return [*self._generate(generated, logits), *(self._score(c, part) for c, part in scored)]
-
-    def _generate(self, parts: list[tuple[Chunk, Tensor]], logits: Tensor) -> list[RowEvent]:
+    def _generate(self, parts: Sequence[tuple[GenerateRow, Tensor]], logits: Tensor) -> None:
         """Draw one token for each row."""
         if not parts:
-            return []
-        rows = [chunk.row for chunk, _ in parts if isinstance(chunk.row, GenerateRow)]
+            return
+        rows = [row for row, _ in parts]
         alone = len(rows) == len(logits)  # the usual step: nothing to pick out, nothing to copy
-        drawn = sample(logits if alone else torch.cat([part for _, part in parts]), rows)
-        return [self._append(row, draw) for row, draw in zip(rows, drawn, strict=True)]
+        own = logits if alone else torch.cat([part for _, part in parts])
+        for row, drawn in draw(own, rows, self._give_up):
+            self._append(row, drawn)
 
-    def _append(self, row: GenerateRow, drawn: Drawn) -> RowEvent:
+    def _append(self, row: GenerateRow, drawn: Drawn) -> None:
         if drawn.token is None:
-            return self._end(row, Finish.FAILED, NOT_FINITE)
+            self._end(row, Finish.FAILED, failure=Failure.NOT_FINITE)
+            return
         sampling = row.work.sampling
         if drawn.token in self._eos and not sampling.ignore_eos:
-            return self._end(row, Finish.STOP)
+            self._end(row, Finish.STOP)
+            return
         row.append(drawn.token)
         logprobs = () if drawn.logprob is None else (drawn.logprob,)
         if row.num_sampled < sampling.max_tokens:
-            return self._event(row, tokens=(drawn.token,), logprobs=logprobs)
-        end = self._end(row, Finish.LENGTH)
-        return replace(end, tokens=(drawn.token,), logprobs=logprobs)
+            self._say(row, tokens=(drawn.token,), logprobs=logprobs)
+        else:
+            self._end(row, Finish.LENGTH, tokens=(drawn.token,), logprobs=logprobs)
 
-    def _score(self, chunk: Chunk, logits: Tensor) -> RowEvent:
+    def _score(self, row: ScoreRow, chunk: Chunk, logits: Tensor) -> None:
         """Note the log-likelihoods of the children of the nodes that the chunk computed."""
-        row = chunk.row
-        assert isinstance(row, ScoreRow)
-        nodes = [row.node(place) for place in chunk.wanted]
-        found = logprobs_of(logits, [row.trie.children(node) for node in nodes])
+        try:
+            nodes = [row.node(place) for place in chunk.wanted]
+            found = logprobs_of(logits, [row.trie.children(node) for node in nodes])
+            for node, values in zip(nodes, found, strict=True):
+                row.trie.put(node, values)
+            scores = () if row.num_remaining else row.trie.scores()
+        except Exception as error:
+            self._give_up(row, error)
+            return
         if not all(math.isfinite(value) for values in found for value in values):
-            return self._end(row, Finish.FAILED, NOT_FINITE)
-        for node, values in zip(nodes, found, strict=True):
-            row.trie.put(node, values)
-        if row.num_remaining:
-            return self._event(row)
-        return replace(self._end(row, Finish.SCORED), scores=row.trie.scores())
+            self._end(row, Finish.FAILED, failure=Failure.NOT_FINITE)
+        elif row.num_remaining:
+            self._say(row)
+        else:
+            self._end(row, Finish.SCORED, scores=scores)
 
-    def _end(self, row: Row, finish: Finish, error: str | None = None) -> RowEvent:
+    def _give_up(self, row: Row, error: Exception) -> None:
+        """End a row that can't be computed; it alone."""
+        facts = {"row": row.name, **row.work.facts}
+        log.error("a row failed", exc_info=error, extra={"facts": facts})
+        self._end(row, Finish.FAILED, failure=failure_of(error))
+
+    def _end(self, row: Row, finish: Finish, **said: Any) -> None:  # noqa: ANN401  of `_say`
         """Take a row out. What a failed one computed is not used again."""
         self._scheduler.leave(row, forget=finish is Finish.FAILED)
-        return self._event(row, finish=finish, error=error)
+        self._say(row, finish=finish, **said)
 
-    def _event(
+    def _say(
         self,
         row: Row,
         *,
         tokens: tuple[int, ...] = (),
         logprobs: tuple[float, ...] = (),
+        scores: tuple[tuple[float, ...], ...] = (),
         finish: Finish | None = None,
-        error: str | None = None,
-    ) -> RowEvent:
+        failure: Failure | None = None,
+    ) -> None:
+        """Put into the next report what became of a row."""
         is_first, row.is_announced = not row.is_announced, True
-        return RowEvent(
+        event = RowEvent(
             row.name,
             tokens=tokens,
             logprobs=logprobs,
+            scores=scores,
             cached_tokens=row.num_cached if is_first else None,
             queued_s=row.queued_s if is_first else None,
             finish=finish,
-            error=error,
+            failure=failure,
         )
-
-    def _all_rows(self) -> list[Row]:
-        return [*self._scheduler.running, *self._scheduler.waiting]
+        self._outbox.append(event)
 
     def _snapshot(self) -> EngineState:
         return EngineState(
             num_running=len(self._scheduler.running),
-            num_waiting=len(self._scheduler.waiting),
+            num_waiting=self._scheduler.num_waiting,
             num_blocks=self._pool.num_blocks,
             num_free_blocks=self._pool.num_free,
             num_cached_blocks=self._pool.num_cached,
             num_steps=self._num_steps,
             num_step_tokens=self._num_step_tokens,
+            num_preemptions=self._scheduler.num_preemptions,
             step_times=StepTimes(tuple(self._step_counts), self._step_seconds),
         )
 

@@ -6,6 +6,7 @@ EngineError
 ├── OutOfMemory      an adapter does not fit into this host's memory now
 ├── NotResident      work names an adapter that isn't resident
 ├── BadWork          work that makes no sense: an empty prompt, an unknown token
+├── EngineStopped    the engine failed as a whole and takes no more work
 └── TooLong          a prompt, with what it asks for, exceeds the context or the key/value memory
 """
 
@@ -62,3 +63,11 @@ class TooLong(EngineError):
 
 class BadWork(EngineError):
     """Work that makes no sense: an empty prompt, a token that the base does not have."""
+
+
+class EngineStopped(EngineError):
+    """The engine failed as a whole, or was closed, and takes no more work."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"this server's engine has stopped: {why}")

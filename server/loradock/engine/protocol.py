@@ -81,6 +81,14 @@ class Sampling:
     ignore_eos: bool = False
 
 
+class Priority(enum.IntEnum):
+    """Who goes first. Whoever waits long enough counts as higher, so that nobody starves."""
+
+    HIGH = 0  # somebody waits for it
+    NORMAL = 1
+    LOW = 2  # batches, and traffic whose answers nobody waits for
+
+
 @dataclass(frozen=True, slots=True)
 class Generate:
     """Continue a prompt. `deadline` is on the clock of `time.monotonic`."""
@@ -89,8 +97,9 @@ class Generate:
     prompt: tuple[int, ...]
     sampling: Sampling
     adapter: str | None = None  # a resident version's digest; None asks for the base
-    salt: str = ""  # the tenant's: cached blocks are shared within one salt only
+    salt: str = ""  # the tenant's: blocks are shared within one salt only, time fairly among all
     deadline: float | None = None
+    priority: Priority = Priority.NORMAL
     facts: Facts = field(default_factory=dict)
 
 
@@ -104,6 +113,7 @@ class Score:
     adapter: str | None = None
     salt: str = ""
     deadline: float | None = None
+    priority: Priority = Priority.NORMAL
     facts: Facts = field(default_factory=dict)
 
 
@@ -121,9 +131,21 @@ class Finish(enum.Enum):
     FAILED = "failed"
 
 
+class Failure(enum.Enum):
+    """Why a row failed. Others go on, but for `ENGINE`."""
+
+    NOT_FINITE = "not_finite"  # the model's output is no number: a broken adapter, or base
+    COMPUTE = "compute"  # computing the row, or drawing its token, raised
+    MEMORY = "memory"  # there was no memory to compute even one token of the row
+    ENGINE = "engine"  # the engine as a whole can't go on
+
+
 @dataclass(frozen=True, slots=True)
 class RowEvent:
-    """What one step did for one row. `finish` is set on a row's last event and only there."""
+    """What one step did for one row: the first tells that it runs, or that it never will.
+
+    `finish` is set on a row's last event and only there.
+    """
 
     row: str
     tokens: tuple[int, ...] = ()  # the end-of-sequence token is not among them
@@ -132,7 +154,7 @@ class RowEvent:
     cached_tokens: int | None = None  # on the first event: prompt tokens found in the prefix cache
     queued_s: float | None = None  # on the first event: from its submission to its admission
     finish: Finish | None = None
-    error: str | None = None  # with FAILED
+    failure: Failure | None = None  # with FAILED
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +185,9 @@ class EngineState:
     num_cached_blocks: int  # held by the prefix cache alone
     num_steps: int
     num_step_tokens: int = 0  # computed by all steps, of prompts and of answers
-    num_preemptions: int = 0
+    num_preemptions: int = 0  # times that a row was put back for want of memory
     step_times: StepTimes = StepTimes()
+    failure: str | None = None  # why the engine stopped, if it can't go on
     resident: Mapping[str, ResidentAdapter] = field(default_factory=dict)
 
 
@@ -197,7 +220,10 @@ class Engine(Protocol):
         """Forget a resident adapter. Its caller has made sure that no row uses it. Idempotent."""
 
     def submit(self, work: Work) -> None:
-        """Queue a row. Raises `BadWork`, `TooLong` if it could never fit, or `NotResident`."""
+        """Queue a row.
+
+        Raises `BadWork`, `TooLong` if it could never fit, `NotResident`, or `EngineStopped`.
+        """
 
     def cancel(self, row: str) -> None:
         """Take a row out within one step. Unknown rows are ignored: they have just ended."""

@@ -1,6 +1,6 @@
 """One sequence in the running batch: what of it is computed, and what is wanted next.
 
-Pure Python. A row is a line of places in key/value memory; each step computes a chunk of them.
+Pure Python. A row is a stretch of places in key/value memory; each step computes a chunk of them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from loradock.engine.blocks import ChainHash, next_link, root_of
 from loradock.engine.protocol import Generate, Score, Work
+from loradock.engine.share import Share
 from loradock.engine.trie import ROOT, Trie
 
 
@@ -24,7 +25,14 @@ class Row:
         self.chain: list[ChainHash] = []  # names of the whole blocks of `tokens`, as far as needed
         self.num_computed = 0  # places whose keys and values are in memory
         self.num_cached = 0  # prompt tokens that the prefix cache had
+        self.num_charged = 0  # places that its party was charged for
         self.is_announced = False  # its first event has gone out
+        self.is_running = False
+        self.num_preempted = 0  # how often it ran and was put back
+        self.share = Share(Share())  # its party's, once it waits
+        self.arrival = 0  # which row it is, of all that ever came
+        self.level: int = work.priority  # of its importance, the highest 0; rises as it waits
+        self.first_at: int | None = None  # the step since which it is the first of its line
         self.submitted_at = time.monotonic()
         self.admitted_at: float | None = None
 
@@ -53,6 +61,11 @@ class Row:
     def most_places(self) -> int:
         """Places in key/value memory that the row may come to need."""
         raise NotImplementedError
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether somebody has tokens of it and waits for the next."""
+        return False
 
     def token(self, place: int) -> int:
         """Give the token at a place."""
@@ -98,6 +111,10 @@ class GenerateRow(Row):
     @property
     def most_places(self) -> int:
         return len(self.work.prompt) + self.work.sampling.max_tokens - 1
+
+    @property
+    def is_answering(self) -> bool:
+        return self.num_sampled > 0
 
     def wants(self, place: int) -> bool:
         return place == len(self.tokens) - 1

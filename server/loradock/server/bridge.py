@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from loradock.engine.protocol import Engine, Finish, RowEvent, Work
+from loradock.engine.protocol import Engine, Failure, Finish, RowEvent, Work
 from loradock.server.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -140,4 +140,4 @@ def _raise_for(event: RowEvent) -> None:
     if event.finish is Finish.CANCELLED:
         raise Cancelled
     if event.finish is Finish.FAILED:
-        raise EngineFailed(event.error or "")
+        raise EngineFailed(event.failure or Failure.COMPUTE)

@@ -23,6 +23,16 @@ ServerError
 
 from __future__ import annotations
 
+from loradock.engine.protocol import Failure
+
+
+_FAILURES = {
+    Failure.NOT_FINITE: "the model's output is no number, by a broken adapter or base",
+    Failure.COMPUTE: "it could not be computed",
+    Failure.MEMORY: "there was no memory for it",
+    Failure.ENGINE: "the engine has stopped",
+}
+
 
 class ServerError(Exception):
     """Base of all errors of the server's own."""
@@ -142,9 +152,9 @@ class CatalogAnswers(ServerError):
 class EngineFailed(ServerError):
     """The engine gave up on a row; the log says why."""
 
-    def __init__(self, detail: str) -> None:
-        self.detail = detail
-        super().__init__("the engine failed on this request")
+    def __init__(self, failure: Failure) -> None:
+        self.cause = failure.value
+        super().__init__(f"the engine failed on this request: {_FAILURES[failure]}")
 
 
 class SlowReader(ServerError):
