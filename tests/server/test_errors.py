@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from loradock.engine import errors as engine
+from loradock.engine.protocol import Failure
 from loradock.registry import errors as registry
 from loradock.registry.policy import GateCheck
 from loradock.server import errors as server
@@ -53,7 +54,8 @@ SAMPLES = [
     registry.StoreUnavailable("down"),
     engine.TooLong(300, 20, 256),
     engine.EngineError("boom"),
-    server.EngineFailed("NaN"),
+    engine.EngineStopped("it failed"),
+    server.EngineFailed(Failure.NOT_FINITE),
     server.Unauthenticated(),
     server.PermissionDenied("promote"),
     server.MessageTooLarge("request", 10, 5, "send less"),

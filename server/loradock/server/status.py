@@ -132,8 +132,9 @@ TABLE: Mapping[type[Exception], Row] = {
         "PROMPT_TOO_LONG",
         ("prompt_tokens", "max_tokens", "limit_tokens"),
     ),
+    engine.EngineStopped: Row(Code.UNAVAILABLE, "ENGINE_STOPPED", ("why",)),
     engine.EngineError: Row(Code.INTERNAL, "ENGINE_FAILED"),
-    server.EngineFailed: Row(Code.INTERNAL, "ENGINE_FAILED"),
+    server.EngineFailed: Row(Code.INTERNAL, "ENGINE_FAILED", ("cause",)),
     server.Unauthenticated: Row(Code.UNAUTHENTICATED, "UNAUTHENTICATED"),
     server.PermissionDenied: Row(Code.PERMISSION_DENIED, "PERMISSION_DENIED", ("role",)),
     server.MessageTooLarge: Row(

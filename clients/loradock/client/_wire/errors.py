@@ -50,6 +50,7 @@ ERROR_BY_REASON: dict[str, type[errors.LoradockError]] = {
     "CATALOG_UNAVAILABLE": errors.Unavailable,
     "STORE_UNAVAILABLE": errors.Unavailable,
     "DRAINING": errors.Unavailable,
+    "ENGINE_STOPPED": errors.Unavailable,
     "DEADLINE_EXCEEDED": errors.DeadlineExceeded,
     "CANCELLED": errors.Cancelled,
     "DIGEST_MISMATCH": errors.DataLoss,
