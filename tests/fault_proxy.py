@@ -49,6 +49,7 @@ class FaultProxy:
         self.port = 0
         self.requests: list[str] = []  # the first line of each HTTP request that came by
         self.num_connections = 0
+        self.num_bytes_asked = 0
         self.num_bytes_answered = 0
 
     @classmethod
@@ -228,6 +229,7 @@ class _Connection:
             if chunk.startswith(HTTP_VERBS):
                 self._proxy.requests.append(chunk.split(b"\r\n", 1)[0].decode("latin-1"))
             self._num_answered = 0
+            self._proxy.num_bytes_asked += len(chunk)
             await self._proxy._through()
             writer.write(chunk)
             await writer.drain()

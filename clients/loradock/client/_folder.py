@@ -108,8 +108,9 @@ def _local_file(path: Path) -> LocalFile:
     return LocalFile(path, Blob(f"sha256:{digest}", path.stat().st_size))
 
 
-def chunks_of(path: Path) -> Iterator[bytes]:
-    """Read a file in pieces that fit a message."""
+def chunks_of(path: Path, offset: int = 0) -> Iterator[bytes]:
+    """Read a file from an offset on, in pieces that fit a message."""
     with path.open("rb") as file:
+        file.seek(offset)
         while chunk := file.read(CHUNK_BYTES):
             yield chunk

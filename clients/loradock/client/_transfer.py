@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
-from loradock.client._errors import DataLoss
+from loradock.client._errors import Aborted, DataLoss, LoradockError, Unavailable
 from loradock.client._folder import LocalFile, chunks_of
 from loradock.client._values.registry import Blob, TransferProgress
 from loradock.client._wire.registry import blob_message
@@ -17,18 +18,52 @@ from loradock.v1 import registry_service_pb2 as wire
 
 OnProgress = Callable[[TransferProgress], None]
 
+NUM_AT_ONCE = 4  # files of one push
+MAX_FAILURES = 10  # in a row; with the pauses between them, a server has half a minute to restart
+MAX_PAUSE_S = 5.0
 
-def upload_messages(
-    parent: str, file: LocalFile, progress: OnProgress | None
-) -> Iterator[wire.UploadBlobRequest]:
-    """Give an upload's header and then its chunks, telling progress on the way."""
-    header = wire.UploadBlobHeader(parent=parent, blob=blob_message(file.blob))
-    yield wire.UploadBlobRequest(header=header)
-    done_bytes = 0
-    for chunk in chunks_of(file.path):
-        yield wire.UploadBlobRequest(chunk=chunk)
-        done_bytes += len(chunk)
-        tell(progress, file.path.name, done_bytes, file.blob.size_bytes)
+
+class Upload:
+    """One file on its way up, however often it breaks off. Bounded: see `after`."""
+
+    def __init__(
+        self, parent: str, file: LocalFile, committed_bytes: int, progress: OnProgress | None
+    ) -> None:
+        self.parent, self.file, self._progress = parent, file, progress
+        self._offset = committed_bytes
+        self.num_failures = 0  # in a row, without a byte gained
+        self._is_suspect = False  # what the server had from earlier is not what it should be
+        self.sent_bytes = 0
+
+    def messages(self) -> Iterator[wire.UploadBlobRequest]:
+        """Give the header and then the chunks from the offset on, telling progress."""
+        blob, done_bytes = self.file.blob, self._offset
+        header = wire.UploadBlobHeader(
+            parent=self.parent, blob=blob_message(blob), offset_bytes=done_bytes
+        )
+        yield wire.UploadBlobRequest(header=header)
+        for chunk in chunks_of(self.file.path, done_bytes):
+            yield wire.UploadBlobRequest(chunk=chunk)
+            done_bytes += len(chunk)
+            self.sent_bytes += len(chunk)
+            tell(self._progress, self.file.path.name, done_bytes, blob.size_bytes)
+
+    def after(self, error: LoradockError) -> float:
+        """Give how long to wait before going on; raise the error if that is no use."""
+        self.num_failures += 1
+        began_anew = not self._offset
+        is_wrong_part = isinstance(error, DataLoss | Aborted) and not began_anew
+        if is_wrong_part and not self._is_suspect:
+            self._is_suspect = True
+        elif not isinstance(error, Unavailable) or self.num_failures >= MAX_FAILURES:
+            raise error
+        return random.uniform(0.5, 1.0) * min(0.2 * 2.0**self.num_failures, MAX_PAUSE_S)
+
+    def go_on_at(self, committed_bytes: int) -> None:
+        """Note what the server has now."""
+        if committed_bytes > self._offset:
+            self.num_failures = 0
+        self._offset = 0 if self._is_suspect else committed_bytes
 
 
 def tell(progress: OnProgress | None, file: str, done_bytes: int, total_bytes: int) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loradock.client._async.calls import AsyncCalls
-from loradock.client._blocking import in_thread
+from loradock.client._blocking import in_thread, pause, side_by_side
+from loradock.client._errors import LoradockError
 from loradock.client._folder import LocalFile
 from loradock.client._names import project_name
 from loradock.client._policy import transfer_deadline_s
-from loradock.client._transfer import IncomingFile, OnProgress, tell, upload_messages
+from loradock.client._transfer import NUM_AT_ONCE, IncomingFile, OnProgress, Upload, tell
 from loradock.client._values.registry import Blob
 from loradock.client._wire.built import built
 from loradock.client._wire.registry import blob_message
@@ -28,27 +29,50 @@ class AsyncBlobs:
     async def send(
         self, project: str, files: Sequence[LocalFile], progress: OnProgress | None
     ) -> int:
-        """Send what the registry lacks of `files`; give the number of bytes sent."""
+        """Send what the registry lacks of `files`, some at once; give the number of bytes sent.
+
+        What breaks off goes on where the server has it, by itself, for a while.
+        """
         parent = project_name(project)
+        response = await self._ask(parent, files)
+        missing = {blob.digest for blob in response.missing}
+        lacking = [file for file in files if file.blob.digest in missing]
+        uploads = [
+            Upload(parent, file, response.committed_bytes.get(file.blob.digest, 0), progress)
+            for file in {file.blob.digest: file for file in lacking}.values()
+        ]
+        sent = await side_by_side(self._send, uploads, NUM_AT_ONCE)
+        for file in files:
+            tell(progress, file.path.name, file.blob.size_bytes, file.blob.size_bytes)
+        return sum(sent)
+
+    async def _send(self, upload: Upload) -> int:
+        while not await self._is_sent(upload):
+            pass
+        return upload.sent_bytes
+
+    async def _is_sent(self, upload: Upload) -> bool:
+        """Try once; what failed along the way may have been all of it."""
+        timeout_s = transfer_deadline_s(upload.file.blob.size_bytes)
+        try:
+            if upload.num_failures:
+                response = await self._ask(upload.parent, [upload.file])
+                if not response.missing:
+                    return True
+                upload.go_on_at(response.committed_bytes.get(upload.file.blob.digest, 0))
+            await self._calls.upload(self._stub.UploadBlob, upload.messages(), timeout_s=timeout_s)
+        except LoradockError as error:
+            await pause(upload.after(error))
+            return False
+        return True
+
+    async def _ask(self, parent: str, files: Sequence[LocalFile]) -> wire.FindMissingBlobsResponse:
         request = built(
             wire.FindMissingBlobsRequest,
             parent=parent,
             blobs=[blob_message(file.blob) for file in files],
         )
-        response = await self._calls.unary(self._stub.FindMissingBlobs, request)
-        missing = {blob.digest for blob in response.missing}
-        sent_bytes = 0
-        for file in files:
-            size_bytes = file.blob.size_bytes
-            if file.blob.digest in missing:
-                await self._calls.upload(
-                    self._stub.UploadBlob,
-                    upload_messages(parent, file, progress),
-                    timeout_s=transfer_deadline_s(size_bytes),
-                )
-                sent_bytes += size_bytes
-            tell(progress, file.path.name, size_bytes, size_bytes)
-        return sent_bytes
+        return await self._calls.unary(self._stub.FindMissingBlobs, request)
 
     async def fetch(
         self, project: str, blob: Blob, path: Path, progress: OnProgress | None
