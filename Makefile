@@ -12,7 +12,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test prove check proto bench base
+.PHONY: help demo test prove check proto bench peers base
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ proto: .venv-proto/.done ## Generate the Python code of the wire, and lint the w
 
 bench: .venv/.dev base ## Measure against peers; writes docs/performance.md (40 minutes)
 	$(BIN)/python bench/engine.py
+
+peers: .venv/.dev ## Install OpenVINO GenAI, vLLM and llama.cpp for the benchmark (6 GB, long)
+	$(BIN)/python bench/peers.py
 
 base: .venv/.server # Fetch and convert the demo base, once
 	@$(BIN)/python examples/fetch_base.py > /dev/null

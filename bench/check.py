@@ -31,7 +31,8 @@ def main() -> None:
     requests = workload.requests(vocab_size)
     job = Job(Path(base), Path(adapters), workload, requests)
     outputs = json.load(sys.stdin)
-    some = [i for i, r in enumerate(requests) if r not in requests[:i]][:NUM_CHECKED]
+    some = [i for i, r in enumerate(requests) if r not in requests[:i] and i < len(outputs)]
+    some = some[:NUM_CHECKED]
     gaps = torch.cat([_gaps(job, requests[i], outputs[i]) for i in some])
     agreement = (gaps == 0).float().mean().item()
     print(json.dumps({"worst_gap": gaps.max().item(), "agreement": agreement}))

@@ -16,6 +16,9 @@ LABELS = {
     "transformers": "transformers generate",
     "peft_mixed": "PEFT mixed batch",
     "peft_switch": "PEFT set_adapter",
+    "openvino": "OpenVINO GenAI, split by adapter",
+    "vllm": "vLLM on the CPU",
+    "llamacpp": "llama.cpp server",
 }
 
 
