@@ -35,7 +35,7 @@ class RegistryProcess:
 
     def start(self) -> None:
         """Start it, and wait until it is ready."""
-        place = ("--port", str(self.port), "--data-dir", self.folder, *self.options)
+        place = ("--port", str(self.port), "--data-dir", str(self.folder), *self.options)
         command: list[str | os.PathLike[str]] = [LORADOCK, "serve", "--roles", "registry", *place]
         self._process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

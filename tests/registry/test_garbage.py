@@ -1,6 +1,11 @@
 """Garbage collection: takes what nothing refers to, and never what something does (R10)."""
 
 import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -165,8 +170,6 @@ def test_r10_reclaims_uploads_that_never_ended_and_bytes_without_a_row(lite, tmp
 
 @pytest.mark.contract("R10")
 def test_r10_reclaims_multipart_uploads_that_never_ended(sqlite_template, tmp_path, s3_url):
-    import shutil
-
     shutil.copy(sqlite_template, tmp_path / "catalog.db")
     registry = open_registry(f"sqlite:///{tmp_path}/catalog.db", s3_url)
     tiny = TinyRegistry(registry)
@@ -179,6 +182,49 @@ def test_r10_reclaims_multipart_uploads_that_never_ended(sqlite_template, tmp_pa
     assert [g.kind for g in collect(tiny)] == [GarbageKind.UNFINISHED]
     assert list(store.leftovers(datetime.now(UTC))) == []
     store.discard(left)  # again is harmless
+    registry.close()
+
+
+BEGIN_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from loradock.registry.registry import open_registry
+from loradock.registry.resources import BlobRef
+registry = open_registry(sys.argv[1], sys.argv[2], spool=Path(sys.argv[3]))
+writer = registry.blobs.writer("acme", BlobRef(sys.argv[4], 9)).__enter__()
+writer.write(b"half")
+manifest = registry.versions._store.spool.temporary("manifest")
+manifest.write(b"{}")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.contract("R4")
+@pytest.mark.contract("R10")
+def test_r4_what_a_killed_process_left_on_its_disk_and_in_s3_is_reclaimed(
+    sqlite_template, tmp_path, s3_url
+):
+    """By any process of the host that has the same folder for uploads."""
+    shutil.copy(sqlite_template, tmp_path / "catalog.db")
+    place = (f"sqlite:///{tmp_path}/catalog.db", s3_url)
+    ref = BlobRef(digest(b"half"), 9)
+    env = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    command = [sys.executable, "-c", BEGIN_AND_DIE, *place, str(tmp_path / "uploads"), ref.digest]
+    assert subprocess.run(command, env=env).returncode == -signal.SIGKILL
+    registry = open_registry(*place, spool=tmp_path / "uploads")
+    store: Any = registry.versions._store
+    store._client.put_object(Bucket=store._bucket, Key=f"{store._prefix}probe/killed", Body=b"x")
+    tiny = TinyRegistry(registry)
+    assert collect(tiny, LONG) == []
+    assert registry.blobs.committed("acme", [ref]) == {ref.digest: 4}
+    wanted = collect(tiny, dry_run=True)
+    assert [garbage.name.split(".")[0] for garbage in wanted] == [
+        "staging/manifest",
+        f"staging/uploads/acme/{ref.digest[7:]}",
+        "probe/killed",
+    ]
+    assert collect(tiny) == wanted and collect(tiny) == []
+    assert registry.blobs.committed("acme", [ref]) == {}
     registry.close()
 
 

@@ -4,8 +4,10 @@ import shutil
 
 import pytest
 from services import make_bucket
-from tiny_registry import TinyRegistry, digest
+from tiny_adapters import adapter_bytes
+from tiny_registry import TARGETS, TinyRegistry, digest
 
+from loradock.registry.errors import DigestMismatch, NotFound
 from loradock.registry.integrity import DamageKind
 from loradock.registry.registry import open_registry
 from loradock.registry.stores import blob_key
@@ -110,12 +112,40 @@ def test_an_upload_that_broke_off_is_no_damage(lite, tmp_path):
     assert found(lite)[0] == {}
 
 
-def test_damage_is_mended_by_sending_the_bytes_again_after_taking_them_away(lite, tmp_path):
+@pytest.mark.contract("R12")
+def test_r12_pushing_again_sends_and_replaces_what_was_found_damaged(anywhere):
+    """Whether it is corrupt (and of the same size) or gone."""
+    registry = anywhere.registry
+    version, whole = anywhere.version(seed=1), anywhere.version(seed=2)
+    weights, _ = adapter_bytes(TARGETS, seed=1)
+    flipped = weights[:-1] + bytes([weights[-1] ^ 1])
+    for content in (flipped, None):
+        write(anywhere, blob_key(version.delta.weights.digest), content)
+        write(anywhere, blob_key(version.digest), content and b"{}")
+        delta = version.delta
+        refs = [delta.weights, delta.config, whole.delta.weights]
+        assert registry.blobs.find_missing("acme", refs) == [], "nobody has found out yet"
+        assert set(found(anywhere)[0]) == {delta.weights.digest, version.digest}
+        assert registry.blobs.find_missing("acme", refs) == [delta.weights]
+        with pytest.raises(NotFound):
+            anywhere.publish(delta=delta)
+        with pytest.raises(DigestMismatch), registry.blobs.writer("acme", delta.weights) as writer:
+            writer.write(flipped)
+            writer.commit()
+        assert registry.blobs.find_missing("acme", refs) == [delta.weights], "still"
+        anywhere.upload(weights)
+        again = anywhere.publish(delta=delta)
+        assert (again.created, again.version.digest) == (False, version.digest)
+        assert b"".join(registry.blobs.read("acme", delta.weights.digest)) == weights
+        assert found(anywhere)[0] == {}
+        assert registry.blobs.find_missing("acme", refs) == []
+
+
+def test_damage_that_is_no_more_is_forgotten(lite, tmp_path):
     version = lite.version()
     path = tmp_path / "lite-blobs" / blob_key(version.delta.weights.digest)
-    kept = tmp_path / "kept"
-    shutil.copy(path, kept)
-    path.write_bytes(b"damaged")
-    assert version.delta.weights.digest in found(lite)[0]
-    lite.upload(kept.read_bytes())
+    kept = path.rename(tmp_path / "kept")
+    assert found(lite)[0][version.delta.weights.digest].kind is DamageKind.MISSING
+    shutil.copy(kept, path)
     assert found(lite)[0] == {}
+    assert lite.registry.blobs.find_missing("acme", [version.delta.weights]) == []

@@ -88,6 +88,6 @@ def _refuse_damage(damages: list[Damage]) -> None:
     if bad:
         raise CommandError(
             f"{len(bad)} blobs are not what the catalog says",
-            "restore them from a backup, or push the adapters again after deleting the versions",
+            "push the same files again: what is damaged is sent, and replaced; or restore a backup",
             INTEGRITY,
         )

@@ -11,7 +11,7 @@ from datetime import datetime
 from sqlalchemy import Connection, and_, or_, select
 
 from loradock.registry.catalog.database import Database
-from loradock.registry.catalog.possessions import is_damaged, mark_damaged, mark_whole
+from loradock.registry.catalog.possessions import mark_damaged, mark_whole
 from loradock.registry.catalog.tables import adapters, blobs, possessions, versions
 from loradock.registry.catalog.types import now
 from loradock.registry.errors import NotFound
@@ -65,27 +65,32 @@ class Integrity:
     def verify(self) -> Iterator[Verified]:
         """Read everything; tell after each page how far it is. Sums go on from page to page."""
         num_blobs, size_bytes, begun = 0, 0, now()
-        for refs in self._pages():
-            damages = tuple(damage for ref in refs if (damage := self._damage(ref)))
-            num_blobs += len(refs)
-            size_bytes += sum(ref.size_bytes for ref in refs)
+        for known in self._pages():
+            damages = tuple(damage for ref, noted in known if (damage := self._damage(ref, noted)))
+            num_blobs += len(known)
+            size_bytes += sum(ref.size_bytes for ref, _ in known)
             yield Verified(num_blobs, size_bytes, damages)
         yield Verified(num_blobs, size_bytes, tuple(self._strangers(begun)))
 
-    def _pages(self) -> Iterator[list[BlobRef]]:
+    def _pages(self) -> Iterator[list[tuple[BlobRef, bool]]]:
+        """Give all blobs, and whether damage of them was noted."""
         after = ""
         while True:
-            query = select(blobs.c.digest, blobs.c.size_bytes).where(blobs.c.digest > after)
+            query = select(blobs).where(blobs.c.digest > after)
             with self._database.read() as c:
                 rows = c.execute(query.order_by(blobs.c.digest).limit(_PAGE)).all()
-            yield [BlobRef(row.digest, row.size_bytes) for row in rows]
+            yield [
+                (BlobRef(row.digest, row.size_bytes), row.damaged_at is not None) for row in rows
+            ]
             if len(rows) < _PAGE:
                 return
             after = rows[-1].digest
 
-    def _damage(self, ref: BlobRef) -> Damage | None:
+    def _damage(self, ref: BlobRef, noted: bool) -> Damage | None:
         damage = self._found_damage(ref)
-        self._note(ref.digest, damage is not None)
+        if noted != (damage is not None):
+            mark = mark_damaged if damage else mark_whole
+            self._database.write(lambda c: mark(c, ref.digest), nudge=False)
         return damage
 
     def _found_damage(self, ref: BlobRef) -> Damage | None:
@@ -98,13 +103,6 @@ class Integrity:
         detail = f"is {found.digest} of {found.size_bytes} bytes, not of {ref.size_bytes} bytes"
         with self._database.read() as c:
             return Damage(DamageKind.CORRUPT, ref.digest, detail, _referrers(c, ref.digest))
-
-    def _note(self, digest: str, damaged: bool) -> None:
-        with self._database.read() as c:
-            noted = is_damaged(c, digest)
-        if noted != damaged:
-            mark = mark_damaged if damaged else mark_whole
-            self._database.write(lambda c: mark(c, digest), nudge=False)
 
     def _hashed(self, digest: str) -> BlobRef:
         sha256, size_bytes = hashlib.sha256(), 0

@@ -148,14 +148,11 @@ class S3BlobStore:
             self._client.delete_object(Bucket=self._bucket, Key=self._key(digest))
 
     def list(self) -> Iterator[StoredObject]:
-        where = {"Bucket": self._bucket, "Prefix": f"{self._prefix}blobs/"}
-        for page in self._pages("list_objects_v2", where):
-            for found in page.get("Contents", ()):
-                key = found["Key"].removeprefix(self._prefix)
-                yield StoredObject(key, found["Size"], found["LastModified"])
+        yield from self._objects("blobs/")
 
     def leftovers(self, before: datetime) -> Iterator[StoredObject]:
         yield from self._spool.leftovers(before)
+        yield from (found for found in self._objects("probe/") if found.modified_at < before)
         where = {"Bucket": self._bucket, "Prefix": self._prefix}
         for page in self._pages("list_multipart_uploads", where):
             for found in page.get("Uploads", ()):
@@ -164,9 +161,12 @@ class S3BlobStore:
                     yield StoredObject(key, 0, found["Initiated"], found["UploadId"])
 
     def discard(self, leftover: StoredObject) -> bool:
-        if not leftover.upload_id:
+        if leftover.key.startswith("staging/"):
             return self._spool.discard(leftover)
         with _store_errors(leftover.key):
+            if not leftover.upload_id:
+                self._client.delete_object(Bucket=self._bucket, Key=self._prefix + leftover.key)
+                return True
             try:
                 self._client.abort_multipart_upload(
                     Bucket=self._bucket,
@@ -194,6 +194,13 @@ class S3BlobStore:
     @property
     def _prefix(self) -> str:
         return f"{self._location.prefix}/" if self._location.prefix else ""
+
+    def _objects(self, folder: str) -> Iterator[StoredObject]:
+        where = {"Bucket": self._bucket, "Prefix": self._prefix + folder}
+        for page in self._pages("list_objects_v2", where):
+            for found in page.get("Contents", ()):
+                key = found["Key"].removeprefix(self._prefix)
+                yield StoredObject(key, found["Size"], found["LastModified"])
 
     def _pages(self, operation: Any, where: _Arguments) -> Iterator[Any]:  # noqa: ANN401
         """Give an answer's pages, each fetched under the store's own errors."""
