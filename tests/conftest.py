@@ -56,7 +56,7 @@ def smollm2_path() -> Path:
 @pytest.fixture(scope="session")
 def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
     """One server process, over a tiny random base, for all tests that call one."""
-    with run_server(tmp_path_factory.mktemp("real")) as server:
+    with run_server(tmp_path_factory.mktemp("real"), "--log-level", "debug") as server:
         yield server
 
 

@@ -27,17 +27,19 @@ class RealServer:
     address: str
     model: Path
     folder: Path
+    said: list[str]  # every line so far, its log among them
 
 
 @contextmanager
-def run_server(folder: Path, *options: str, said: list[str] | None = None) -> Iterator[RealServer]:
-    """Start a server, wait until it is ready, stop it by SIGTERM; keep its lines in `said`."""
+def run_server(folder: Path, *options: str) -> Iterator[RealServer]:
+    """Start a server, wait until it is ready, stop it by SIGTERM."""
+    said: list[str] = []
     model = make_base(folder / "model")
     base = ("--model", model, "--model-name", BASE, "--dtype", "float32")
     place = ("--port", "0", "--data-dir", folder / "data")
     command: list[str | Path] = [LORADOCK, "serve", *base, *place, *options]
     with serving(*command, says=r"^loradock is serving \S+ on (\S+)$", said=said) as address:
-        yield RealServer(address, model, folder)
+        yield RealServer(address, model, folder, said)
 
 
 def make_base(folder: Path) -> Path:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -58,6 +59,7 @@ def in_threads(work: Callable[[ItemT], T], items: Sequence[ItemT], at_once: int)
         return [work(item) for item in items]
     with ThreadPoolExecutor(at_once, thread_name_prefix="loradock-transfer") as pool:
         try:
-            return list(pool.map(work, items))
+            contexts = [copy_context() for _ in items]  # the caller's, as tasks get it
+            return list(pool.map(lambda context, item: context.run(work, item), contexts, items))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
