@@ -178,14 +178,17 @@ class BuiltinEngine:
             finish, failure = Finish.FAILED, Failure.ENGINE
             why = f"it failed ({type(error).__name__}); the server's log says why"
         self._end_all(finish, failure, why)
-        self._send(sink)
+        try:
+            self._send(sink, is_last=True)
+        except Exception:
+            log.exception("nobody hears that the engine has stopped")
 
-    def _send(self, sink: EventSink) -> None:
+    def _send(self, sink: EventSink, *, is_last: bool = False) -> None:
         """Publish the state, and hand over what there is to tell."""
         self._state = replace(self._snapshot(), failure=self._failure)
-        if self._outbox:
-            events, self._outbox = self._outbox, []
-            sink(events)
+        if self._outbox or is_last:
+            sink(tuple(self._outbox))
+            self._outbox.clear()
 
     def _end_all(self, finish: Finish, failure: Failure | None, why: str) -> None:
         """Take nothing more in, and end every row, whatever state the accounts are in."""
@@ -316,9 +319,9 @@ class BuiltinEngine:
         self._end(row, Finish.FAILED, failure=failure_of(error))
 
     def _end(self, row: Row, finish: Finish, **said: Any) -> None:  # noqa: ANN401  of `_say`
-        """Take a row out. What a failed one computed is not used again."""
-        self._scheduler.leave(row, forget=finish is Finish.FAILED)
+        """Take a row out, told so first. What a failed one computed is not used again."""
         self._say(row, finish=finish, **said)
+        self._scheduler.leave(row, forget=finish is Finish.FAILED)
 
     def _say(
         self,

@@ -201,7 +201,10 @@ class Engine(Protocol):
     def base(self) -> BaseInfo: ...
 
     def start(self, sink: EventSink) -> None:
-        """Start the step thread. `sink` is called on it, once a step, with that step's events."""
+        """Start the step thread. `sink` is called on it, once a step, with that step's events.
+
+        And once more when the engine has stopped, with the events of whom that ends, if any.
+        """
 
     def close(self) -> None:
         """Stop after the current step; rows still there end as CANCELLED. Idempotent."""
