@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Generic, TypeVar
 
 from loradock.registry.arm_counts import ArmTally
-from loradock.registry.split import Arm, Split
+from loradock.registry.split import Split
 
 T = TypeVar("T")
 
@@ -211,7 +211,6 @@ class Resolved:
     version: Version
     alias: str | None  # None for `@7` and `@sha256:…`
     generation: int | None
-    arm: Arm | None = None  # of the alias's split; the incumbent where there is none
 
 
 class Direction(enum.Enum):

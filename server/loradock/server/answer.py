@@ -17,13 +17,15 @@ from typing import TypeVar
 from loradock.engine import protocol
 from loradock.engine.text import TextStream, Tokenizer
 from loradock.registry.names import Reference
-from loradock.registry.resources import Decoding, Profile, Resolved, Version
+from loradock.registry.resources import Decoding, Profile, Version
+from loradock.registry.split import Arm
 from loradock.server import spans
+from loradock.server.arm_traffic import ArmTraffic
 from loradock.server.bridge import Bridge
 from loradock.server.call import Call
 from loradock.server.errors import WrongBase
 from loradock.server.identity import Identity
-from loradock.server.live import Live
+from loradock.server.live import Chosen, Live, LiveSplit
 from loradock.server.metrics import Metrics
 from loradock.server.progress import Progress
 from loradock.server.residency import Lease, Residencies
@@ -56,6 +58,8 @@ class Answered:
     version: Version | None = None
     alias: str | None = None
     generation: int | None = None
+    arm: Arm | None = None  # of the alias that was asked
+    split: LiveSplit | None = None  # of that alias
     lease: Lease | None = None
 
     @property
@@ -103,6 +107,7 @@ class Answering:
         *,
         default_max_tokens: int,
         metrics: Metrics,
+        arm_traffic: ArmTraffic,
     ) -> None:
         self._identity = identity
         self._live = live
@@ -111,45 +116,59 @@ class Answering:
         self._tokenizer = tokenizer
         self._default_max_tokens = default_max_tokens
         self._metrics = metrics
+        self._arm_traffic = arm_traffic
 
-    async def resolve(self, project: str, reference: Reference | None, call: Call) -> Answered:
-        """Say who answers; the one time that a reference is looked at."""
+    async def resolve(
+        self, project: str, reference: Reference | None, call: Call, sticky_key: str = ""
+    ) -> Answered:
+        """Say who answers; the one time that a reference is looked at.
+
+        Where an alias is split the key chooses the arm, and without one the request's id.
+        """
         if reference is None:
             return Answered()
         call.facts["reference"] = str(reference)
-        resolved = await self._live.resolve(project, reference)
-        self._note(call, resolved)
-        self.check_base(resolved.version)
-        return Answered(resolved.version, resolved.alias, resolved.generation)
+        chosen = await self._live.resolve(project, reference, sticky_key or call.request_id)
+        self._note(call, chosen)
+        self.check_base(chosen.version)
+        return Answered(chosen.version, chosen.alias, chosen.generation, chosen.arm, chosen.split)
 
     @asynccontextmanager
     async def admitted(
-        self, project: str, reference: Reference | None, call: Call
+        self, project: str, reference: Reference | None, call: Call, sticky_key: str = ""
     ) -> AsyncIterator[tuple[Answered, Progress]]:
         """Resolve, and hold what was resolved until the request ends."""
         with spans.span("resolve"):
-            answered = await self.resolve(project, reference, call)
+            answered = await self.resolve(project, reference, call, sticky_key)
         progress = Progress()
         try:
-            if answered.version is None:
-                yield answered, progress
-                return
-            progress.was_resident = self._residencies.version(answered.version.digest) is not None
-            async with self._residencies.lease(answered.version) as lease:
-                progress.adapter_wait_s = lease.waited_s
-                yield replace(answered, lease=lease), progress
+            with self._arm_traffic.count(answered, progress, call):
+                async with self.leased(answered, progress) as leased:
+                    yield leased, progress
         finally:
             progress.tell(call)
             spans.tell_stages(call, progress)
             self._metrics.answer_ended(call, progress)
 
-    def _note(self, call: Call, resolved: Resolved) -> None:
+    @asynccontextmanager
+    async def leased(self, answered: Answered, progress: Progress) -> AsyncIterator[Answered]:
+        """Hold the version that answers; the base needs no hold."""
+        if answered.version is None:
+            yield answered
+            return
+        progress.was_resident = self._residencies.version(answered.version.digest) is not None
+        async with self._residencies.lease(answered.version) as lease:
+            progress.adapter_wait_s = lease.waited_s
+            yield replace(answered, lease=lease)
+
+    def _note(self, call: Call, chosen: Chosen) -> None:
         call.facts |= {
-            "adapter": resolved.version.adapter,
-            "version": resolved.version.number,
-            "digest": resolved.version.digest,
-            "alias": resolved.alias,
-            "generation": resolved.generation,
+            "adapter": chosen.version.adapter,
+            "version": chosen.version.number,
+            "digest": chosen.version.digest,
+            "alias": chosen.alias,
+            "generation": chosen.generation,
+            "arm": None if chosen.arm is None else chosen.arm.value,
         }
 
     def check_base(self, version: Version) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loradock.registry.errors import InvalidArgument
-from loradock.registry.names import Reference, check_name, parse_reference
+from loradock.registry.names import Reference, check_name, check_text, parse_reference
 from loradock.server import names
 from loradock.server.answer import Answered, Wanted
 from loradock.server.call import Call
@@ -18,6 +18,7 @@ from loradock.server.progress import Progress
 from loradock.server.prompts import Asked, Turn
 from loradock.v1 import inference_service_pb2 as wire
 
+MAX_KEY_CHARS = 256
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_CONTINUATIONS = 1024
@@ -31,6 +32,7 @@ class Target:
 
     project: str
     reference: Reference | None
+    sticky_key: str = ""
 
 
 def read_target(message: wire.Target, call: Call) -> Target:
@@ -44,7 +46,8 @@ def read_target(message: wire.Target, call: Call) -> Target:
     call.principal.require(Role.INFER, project)
     if which is None or (which == "base" and not message.base):
         raise InvalidArgument("target", "name an adapter, or ask for the base with base = true")
-    return Target(project, reference)
+    check_text("target.sticky_key", message.sticky_key, MAX_KEY_CHARS)
+    return Target(project, reference, message.sticky_key)
 
 
 def read_prompt(message: wire.Prompt, max_bytes: int) -> Asked:
@@ -140,6 +143,7 @@ def answerer(answered: Answered, identity: Identity, call: Call) -> wire.Answere
         message.version_digest = answered.version.digest
         message.alias = answered.alias or ""
         message.generation = answered.generation or 0
+        message.arm = "" if answered.arm is None else answered.arm.value
     return message
 
 

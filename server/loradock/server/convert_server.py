@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from loradock.registry import resources as nouns
 from loradock.server import names, residency
+from loradock.server.convert_alias import split_message
 from loradock.server.convert_registry import base_digests, timestamp
 from loradock.server.live import AliasKey
 from loradock.server.live import LiveAlias as Live
@@ -52,4 +53,5 @@ def live_alias(key: AliasKey, live: Live) -> wire.LiveAlias:
         generation=live.generation,
         overridden=live.is_overridden,
         reason=live.reason,
+        split=None if live.split is None else split_message(live.split.split),
     )

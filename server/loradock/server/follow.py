@@ -21,8 +21,9 @@ from loradock.registry.errors import (
 )
 from loradock.registry.reader import CatalogReader
 from loradock.registry.resources import Alias, Change, Version, VersionState
+from loradock.server.candidates import Candidates
 from loradock.server.errors import ServerError
-from loradock.server.live import AliasKey, Live, LiveAlias, live_alias
+from loradock.server.live import AliasKey, Live, LiveAlias, LiveSplit, live_alias
 from loradock.server.residency import Residencies
 from loradock.server.threads import Threads
 
@@ -48,6 +49,7 @@ class Follower:
         self._reader = reader
         self._live = live
         self._residencies = residencies
+        self._candidates = Candidates(residencies)
         self._threads = threads
         self._interval_s = interval_s
         self._rollback_window_s = rollback_window_s
@@ -170,11 +172,17 @@ class Follower:
             alias = await self._threads.run(self._reader.alias, *key)
         except NotFound:
             self._live.drop(key)
+            await self._candidates.let_go(key)
             return
         current = self._live.get(key)
         if current is None or current.is_overridden:
             return
-        self._live.put(key, replace(current, desired_digest=alias.version_digest))
+        wanted = {"desired_digest": alias.version_digest, "desired_split": alias.split}
+        self._live.put(key, replace(current, **wanted))
+        await self._bring_version(key, alias, current)
+        await self._bring_candidate(key, alias)
+
+    async def _bring_version(self, key: AliasKey, alias: Alias, current: LiveAlias) -> None:
         if alias.version_digest == current.version.digest:
             self._flip(key, alias, await self._present_state(current.version))
             return
@@ -183,11 +191,29 @@ class Follower:
             version = await self._live.version(key[0], key[1], version.digest)  # yanked meanwhile?
             self._flip(key, alias, version)
 
+    async def _bring_candidate(self, key: AliasKey, alias: Alias) -> None:
+        """Give a candidate its share once it is resident; until then all goes to the incumbent."""
+        if alias.split is None:
+            await self._candidates.let_go(key)
+            return
+        try:
+            candidate = await self._live.version(key[0], key[1], alias.split.candidate_digest)
+            await self._candidates.bring_in(key, candidate)
+        except Exception:
+            self._share(key, None)
+            raise
+        self._share(key, LiveSplit(candidate, alias.split))
+
+    def _share(self, key: AliasKey, split: LiveSplit | None) -> None:
+        current = self._live.get(key)
+        if current is not None and not current.is_overridden:
+            self._live.put(key, replace(current, split=split))
+
     def _flip(self, key: AliasKey, alias: Alias, version: Version) -> None:
         current = self._live.get(key)
         if current is None or current.is_overridden:
             return
-        self._live.put(key, live_alias(alias, version))
+        self._live.put(key, live_alias(alias, version, _carried(current, alias)))
         if version.digest == current.version.digest:
             return
         if not self._live.is_live(current.version.digest):
@@ -226,7 +252,12 @@ class Follower:
             self.on_applied()
 
     def _keep_previous(self, key: AliasKey, alias: Alias) -> None:
-        """Hold, for the rest of its rollback window, what a freshly used alias may go back to."""
+        """Hold, for the rest of its rollback window, what a freshly used alias may go back to.
+
+        Of one that is split, the candidate is brought in.
+        """
+        if alias.split is not None:
+            self.follow(key)
         age_s = (datetime.now(UTC) - alias.moved_at).total_seconds()
         left_s = self._rollback_window_s - age_s
         if alias.previous_digest is None or left_s <= 0:
@@ -242,7 +273,21 @@ class Follower:
                 self._residencies.hold(digest, left_s)
 
 
+def _carried(current: LiveAlias, alias: Alias) -> LiveSplit | None:
+    """Keep the shares as they are while the candidate stays: no key leaves its arm in between."""
+    split, wanted = current.split, alias.split
+    if split is None or wanted is None or split.split.salt != wanted.salt:
+        return None
+    return split
+
+
 def divergence(name: str, live: LiveAlias) -> str:
     """Say in a sentence, after its name, why an alias is not answered as the catalog wants."""
     why = live.reason or "it is being brought in"
-    return f"{name}: wants {live.desired_digest}, serves {live.version.digest}: {why}"
+    wants, serves = live.desired_digest, live.version.digest
+    if live.desired_split is not None:
+        wanted = live.desired_split
+        wants += f" and {wanted.weight / 100:g} % by {wanted.candidate_digest}"
+    if live.split is not None:
+        serves += f" and {live.split.split.weight / 100:g} % by {live.split.candidate.digest}"
+    return f"{name}: wants {wants}, serves {serves}: {why}"

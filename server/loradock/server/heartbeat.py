@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from dataclasses import replace
 
 from loradock.registry.errors import RegistryError
 from loradock.registry.registry import Registry
 from loradock.registry.resources import Heartbeat
+from loradock.server.arm_traffic import ArmTraffic
 from loradock.server.follow import Follower, divergence
 from loradock.server.identity import Identity
 from loradock.server.live import Live
@@ -28,6 +30,7 @@ class Pulse:
         live: Live,
         residencies: Residencies,
         follower: Follower,
+        arm_traffic: ArmTraffic,
         registry: Registry,
         threads: Threads,
         *,
@@ -37,6 +40,7 @@ class Pulse:
         self._live = live
         self._residencies = residencies
         self._follower = follower
+        self._arm_traffic = arm_traffic
         self._registry = registry
         self._threads = threads
         self._interval_s = interval_s
@@ -57,11 +61,15 @@ class Pulse:
 
     async def beat(self) -> None:
         """Tell once."""
+        tallies = self._arm_traffic.take_untold()
+        beat = replace(self.heartbeat(), tallies=tallies)
         try:
-            await self._threads.run(self._registry.fleet.beat, self.heartbeat())
+            await self._threads.run(self._registry.fleet.beat, beat)
         except RegistryError as error:
+            self._arm_traffic.was_not_told(tallies)
             log.debug("heartbeat not written: %s", error)
         except Exception:  # the next one may be written
+            self._arm_traffic.was_not_told(tallies)
             log.exception("heartbeat not written")
 
     async def forget(self) -> None:

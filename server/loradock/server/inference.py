@@ -10,6 +10,7 @@ from loradock.engine.protocol import Engine
 from loradock.registry.errors import AlreadyExists, NotFound
 from loradock.registry.registry import Registry
 from loradock.server.answer import Answering
+from loradock.server.arm_traffic import ArmTraffic
 from loradock.server.bridge import Bridge
 from loradock.server.config import Config
 from loradock.server.errors import StartRefused
@@ -106,11 +107,13 @@ async def start_inference(
         interval_s=config.follow_interval_s,
         rollback_window_s=config.rollback_window_s,
     )
+    arm_traffic = ArmTraffic()
     pulse = Pulse(
         identity,
         live,
         residencies,
         follower,
+        arm_traffic,
         registry,
         threads,
         interval_s=config.heartbeat_interval_s,
@@ -127,6 +130,7 @@ async def start_inference(
         tokenizer,
         default_max_tokens=config.default_max_tokens,
         metrics=metrics,
+        arm_traffic=arm_traffic,
     )
     service = InferenceService(
         identity,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 
 from loradock.registry.errors import InvalidArgument
 from loradock.server import convert_inference as convert
@@ -38,10 +38,7 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
         ask = self._read(request)
         whole = Piece()
         async with (
-            self._answering.admitted(target.project, target.reference, call) as (
-                answered,
-                progress,
-            ),
+            self._admitted(target, call) as (answered, progress),
             aclosing(await self._pieces(ask, answered, progress, call)) as pieces,
         ):
             async for piece in pieces:
@@ -63,16 +60,18 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
         call = current_call()
         target = convert.read_target(request.target, call)
         ask = self._read(request)
-        async with self._answering.admitted(target.project, target.reference, call) as (
-            answered,
-            progress,
-        ):
+        async with self._admitted(target, call) as (answered, progress):
             async with aclosing(await self._pieces(ask, answered, progress, call)) as pieces:
                 answerer = convert.answerer(answered, self._identity, call)
                 yield wire.StreamGenerateResponse(head=wire.StreamHead(answerer=answerer))
                 async for piece in pieces:
                     yield wire.StreamGenerateResponse(delta=_delta(piece))
             yield wire.StreamGenerateResponse(tail=_tail(progress, call))
+
+    def _admitted(
+        self, target: convert.Target, call: Call
+    ) -> AbstractAsyncContextManager[tuple[Answered, Progress]]:
+        return self._answering.admitted(target.project, target.reference, call, target.sticky_key)
 
     def _read(self, request: Request) -> tuple[Asked, Wanted]:
         """Read what is asked, before anything is brought in for it."""
@@ -96,10 +95,7 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
         )
         if not texts:
             raise InvalidArgument("continuations", "give at least one")
-        async with self._answering.admitted(target.project, target.reference, call) as (
-            answered,
-            progress,
-        ):
+        async with self._admitted(target, call) as (answered, progress):
             prompt, tokens = await self._prompts.continuations(
                 asked, answered.profile, texts, end=False
             )
@@ -124,10 +120,7 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
         target = convert.read_target(request.target, call)
         asked = convert.read_prompt(request.prompt, self._max_text_bytes)
         given = convert.read_continuations("labels", request.labels, self._max_text_bytes)
-        async with self._answering.admitted(target.project, target.reference, call) as (
-            answered,
-            progress,
-        ):
+        async with self._admitted(target, call) as (answered, progress):
             labels = given or answered.profile.labels
             if not labels:
                 raise InvalidArgument("labels", "give labels: the answerer has none of its own")
@@ -151,7 +144,9 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
         call = current_call()
         target = convert.read_target(request.target, call)
         asked = convert.read_prompt(request.prompt, self._max_text_bytes)
-        answered = await self._answering.resolve(target.project, target.reference, call)
+        answered = await self._answering.resolve(
+            target.project, target.reference, call, target.sticky_key
+        )
         prompt = await self._prompts.tokens(asked, answered.profile)
         return wire.CountTokensResponse(
             answerer=convert.answerer(answered, self._identity, call),

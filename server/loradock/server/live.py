@@ -16,12 +16,32 @@ from types import MappingProxyType
 from loradock.registry.errors import VersionYanked
 from loradock.registry.names import Reference
 from loradock.registry.reader import CatalogReader
-from loradock.registry.resources import Alias, Resolved, Version, VersionState
+from loradock.registry.resources import Alias, Version, VersionState
+from loradock.registry.split import Arm, Split
 from loradock.server.threads import Threads
 
 AliasKey = tuple[str, str, str]  # project, adapter, alias
 PinKey = tuple[str, str, int | str]  # project, adapter, number or digest
 MAX_PINS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSplit:
+    """A candidate that is resident here, and its share."""
+
+    candidate: Version
+    split: Split
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What a reference means for one request."""
+
+    version: Version
+    alias: str | None = None  # None for `@7` and `@sha256:…`
+    generation: int | None = None
+    arm: Arm | None = None  # the incumbent also where nothing is split
+    split: LiveSplit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +54,29 @@ class LiveAlias:
     previous_digest: str | None = None  # where the alias would roll back to
     is_overridden: bool = False
     reason: str = ""  # why live is not desired
+    split: LiveSplit | None = None
+    desired_split: Split | None = None
 
     @property
     def is_divergent(self) -> bool:
-        """Whether the catalog wants another version."""
-        return self.is_overridden or self.version.digest != self.desired_digest
+        """Whether the catalog wants another version, or other shares."""
+        live_split = None if self.split is None else self.split.split
+        return (
+            self.is_overridden
+            or self.version.digest != self.desired_digest
+            or live_split != self.desired_split
+        )
+
+    @property
+    def versions(self) -> tuple[Version, ...]:
+        """Who may answer: the incumbent, and a candidate beside it."""
+        return (self.version,) if self.split is None else (self.version, self.split.candidate)
+
+    def arm_of(self, key: str) -> tuple[Arm, Version]:
+        """Choose who answers a key."""
+        if self.split is not None and self.split.split.arm_of(key) is Arm.CANDIDATE:
+            return Arm.CANDIDATE, self.split.candidate
+        return Arm.INCUMBENT, self.version
 
 
 @dataclass(slots=True)
@@ -80,15 +118,19 @@ class Live:
         """Whether changes of an alias matter here: it is live, or being read for the first time."""
         return key in self._table or key in self._turns
 
-    async def resolve(self, project: str, reference: Reference) -> Resolved:
-        """Say what a reference means now. Raises what the catalog raises; nothing is guessed."""
+    async def resolve(self, project: str, reference: Reference, key: str = "") -> Chosen:
+        """Say what a reference means now. Raises what the catalog raises; nothing is guessed.
+
+        Of an alias that is split the key chooses the arm; without one it is the incumbent.
+        """
         if reference.alias is None:
-            return Resolved(await self._pinned(project, reference), None, None)
-        key = (project, reference.adapter, reference.alias)
-        live = self._table.get(key) or await self._first_use(key)
-        if live.version.state is VersionState.YANKED:
-            raise VersionYanked(str(reference), live.version.state_reason)
-        return Resolved(live.version, reference.alias, live.generation)
+            return Chosen(await self._pinned(project, reference))
+        name = (project, reference.adapter, reference.alias)
+        live = self._table.get(name) or await self._first_use(name)
+        arm, version = live.arm_of(key) if key else (Arm.INCUMBENT, live.version)
+        if version.state is VersionState.YANKED:
+            raise VersionYanked(str(reference), version.state_reason)
+        return Chosen(version, reference.alias, live.generation, arm, live.split)
 
     async def _first_use(self, key: AliasKey) -> LiveAlias:
         """Read an alias, once for all who ask for it meanwhile: they share the answer, or why not.
@@ -138,7 +180,8 @@ class Live:
 
     def _replace(self, table: dict[AliasKey, LiveAlias]) -> None:
         self._table = table
-        self._live_digests = frozenset(live.version.digest for live in table.values())
+        versions = (version for live in table.values() for version in live.versions)
+        self._live_digests = frozenset(version.digest for version in versions)
 
     async def version(self, project: str, adapter: str, digest: str) -> Version:
         """Give a version by its digest, from the catalog only if it was never seen."""
@@ -170,9 +213,20 @@ class Live:
 
     def aliases_of(self, digest: str) -> list[AliasKey]:
         """List the aliases that are answered with a version."""
-        return [key for key, live in self._table.items() if live.version.digest == digest]
+        return [
+            key
+            for key, live in self._table.items()
+            if any(version.digest == digest for version in live.versions)
+        ]
 
 
-def live_alias(alias: Alias, version: Version) -> LiveAlias:
+def live_alias(alias: Alias, version: Version, split: LiveSplit | None = None) -> LiveAlias:
     """Make the line of the table by which an alias is answered as the catalog wants it."""
-    return LiveAlias(version, alias.generation, alias.version_digest, alias.previous_digest)
+    return LiveAlias(
+        version,
+        alias.generation,
+        alias.version_digest,
+        alias.previous_digest,
+        split=split,
+        desired_split=alias.split,
+    )

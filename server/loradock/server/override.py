@@ -88,7 +88,7 @@ class Overrides:
         self._has_open = True
         await self._threads.run(self._log.append, decision)
         why = f"overridden by {subject}: {reason}"
-        live = replace(current, version=version, is_overridden=True, reason=why)
+        live = replace(current, version=version, is_overridden=True, reason=why, split=None)
         self._live.put(key, live)
         log.warning("alias overridden", extra={"facts": {"alias": alias_name(*key), "why": why}})
         return live
@@ -138,7 +138,7 @@ class Overrides:
         """Make the decision the catalog's, if the alias is where the decision found it."""
         try:
             alias = self._registry.aliases.get(*decision.key)
-            if alias.version_digest == decision.to_digest:
+            if alias.version_digest == decision.to_digest and alias.split is None:
                 return "applied"  # by an attempt that broke off, or by somebody else
             if alias.generation != decision.generation:
                 return f"the catalog wins: it is at generation {alias.generation} by now"

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Select, insert
+from sqlalchemy import Connection, Select, insert, select
 
 from loradock.registry.arm_counts import ArmCounts
 from loradock.registry.catalog import ledger
@@ -24,7 +24,7 @@ from loradock.registry.catalog.gate import demands_of, report_of
 from loradock.registry.catalog.journal import record_change
 from loradock.registry.catalog.pages import AnyRow
 from loradock.registry.catalog.requests import Request
-from loradock.registry.catalog.tables import adapters, aliases, rollouts
+from loradock.registry.catalog.tables import adapters, aliases, rollouts, versions
 from loradock.registry.catalog.types import now
 from loradock.registry.catalog.versions import check_resolvable, row_by_number
 from loradock.registry.errors import (
@@ -114,6 +114,7 @@ class Rollouts:
             check_resolvable(version)
             if version.id == top.version_id:
                 raise InvalidArgument("version_number", "is what the alias points at already")
+            _check_same_base(c, top, version)
             report = _report(c, project, top, version.id)
             if not report.passed and not (override_gate or validate_only):
                 raise EvalGateFailed(f"{adapter}@{version_number}", name, report.checks)
@@ -259,6 +260,13 @@ def _check_startable(c: Connection, name: str, top: ledger.Entry, expected: int)
         raise RolloutRunning(name, f"{row.adapter}@{row.candidate_number}")
     if expected != top.live_generation:
         raise StaleGeneration(name, expected, top.live_generation)
+
+
+def _check_same_base(c: Connection, top: ledger.Entry, version: AnyRow) -> None:
+    base_id = c.execute(select(versions.c.base_id).where(versions.c.id == top.version_id)).scalar()
+    if base_id != version.base_id:
+        why = "is of another base than what the alias points at: no server has both"
+        raise InvalidArgument("version_number", why)
 
 
 def _begin(
