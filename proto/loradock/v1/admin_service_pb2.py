@@ -26,19 +26,23 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1floradock/v1/admin_service.proto\x12\x0bloradock.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"w\n\x15\x43ollectGarbageRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12-\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x42\x08\n\x06_grace\"S\n\x07Garbage\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.loradock.v1.GarbageKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"?\n\x16\x43ollectGarbageResponse\x12%\n\x07garbage\x18\x01 \x03(\x0b\x32\x14.loradock.v1.Garbage\"$\n\x12VerifyBlobsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\"`\n\x06\x44\x61mage\x12%\n\x04kind\x18\x01 \x01(\x0e\x32\x17.loradock.v1.DamageKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x11\n\treferrers\x18\x04 \x03(\t\"b\n\x13VerifyBlobsResponse\x12\x11\n\tnum_blobs\x18\x01 \x01(\x03\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12$\n\x07\x64\x61mages\x18\x03 \x03(\x0b\x32\x13.loradock.v1.Damage\"O\n\x16ListAuditEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x8f\x02\n\nAuditEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07project\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x05 \x01(\t\x12\x10\n\x08resource\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x35\n\x07\x64\x65tails\x18\x08 \x03(\x0b\x32$.loradock.v1.AuditEvent.DetailsEntry\x12\x0c\n\x04hash\x18\t \x01(\t\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"[\n\x17ListAuditEventsResponse\x12\'\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.loradock.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\tAuditHead\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0c\n\x04hash\x18\x02 \x01(\t\"Z\n\x12VerifyAuditRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12*\n\x05known\x18\x02 \x01(\x0b\x32\x16.loradock.v1.AuditHeadH\x00\x88\x01\x01\x42\x08\n\x06_known\",\n\nAuditBreak\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0c\n\x04what\x18\x02 \x01(\t\"x\n\x13VerifyAuditResponse\x12\x12\n\nnum_events\x18\x01 \x01(\x03\x12$\n\x04head\x18\x02 \x01(\x0b\x32\x16.loradock.v1.AuditHead\x12\'\n\x06\x62reaks\x18\x03 \x03(\x0b\x32\x17.loradock.v1.AuditBreak*\x95\x01\n\x0bGarbageKind\x12\x1c\n\x18GARBAGE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11GARBAGE_KIND_BLOB\x10\x01\x12\x1b\n\x17GARBAGE_KIND_POSSESSION\x10\x02\x12\x17\n\x13GARBAGE_KIND_ORPHAN\x10\x03\x12\x1b\n\x17GARBAGE_KIND_UNFINISHED\x10\x04*\x8d\x01\n\nDamageKind\x12\x1b\n\x17\x44\x41MAGE_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x41MAGE_KIND_CORRUPT\x10\x01\x12\x17\n\x13\x44\x41MAGE_KIND_MISSING\x10\x02\x12\x16\n\x12\x44\x41MAGE_KIND_ORPHAN\x10\x03\x12\x18\n\x14\x44\x41MAGE_KIND_STRANGER\x10\x04\x32\xef\x02\n\x0c\x41\x64minService\x12[\n\x0e\x43ollectGarbage\x12\".loradock.v1.CollectGarbageRequest\x1a#.loradock.v1.CollectGarbageResponse0\x01\x12R\n\x0bVerifyBlobs\x12\x1f.loradock.v1.VerifyBlobsRequest\x1a .loradock.v1.VerifyBlobsResponse0\x01\x12\\\n\x0fListAuditEvents\x12#.loradock.v1.ListAuditEventsRequest\x1a$.loradock.v1.ListAuditEventsResponse\x12P\n\x0bVerifyAudit\x12\x1f.loradock.v1.VerifyAuditRequest\x1a .loradock.v1.VerifyAuditResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1floradock/v1/admin_service.proto\x12\x0bloradock.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"w\n\x15\x43ollectGarbageRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12-\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x42\x08\n\x06_grace\"S\n\x07Garbage\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.loradock.v1.GarbageKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"?\n\x16\x43ollectGarbageResponse\x12%\n\x07garbage\x18\x01 \x03(\x0b\x32\x14.loradock.v1.Garbage\"$\n\x12VerifyBlobsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\"`\n\x06\x44\x61mage\x12%\n\x04kind\x18\x01 \x01(\x0e\x32\x17.loradock.v1.DamageKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x11\n\treferrers\x18\x04 \x03(\t\"b\n\x13VerifyBlobsResponse\x12\x11\n\tnum_blobs\x18\x01 \x01(\x03\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12$\n\x07\x64\x61mages\x18\x03 \x03(\x0b\x32\x13.loradock.v1.Damage\"!\n\x0f\x44iagnoseRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\"\xb3\x01\n\x07\x46inding\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12(\n\x05level\x18\x02 \x01(\x0e\x32\x19.loradock.v1.FindingLevel\x12\x0f\n\x07message\x18\x03 \x01(\t\x12.\n\x05\x66\x61\x63ts\x18\x04 \x03(\x0b\x32\x1f.loradock.v1.Finding.FactsEntry\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"s\n\x10\x44iagnoseResponse\x12&\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x14.loradock.v1.Finding\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07release\x18\x03 \x01(\t\"a\n\x13\x45xportBundleRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x12\n\nreferences\x18\x02 \x03(\t\x12\x10\n\x08\x61\x64\x61pters\x18\x03 \x03(\t\x12\x14\n\x0cwith_aliases\x18\x04 \x01(\x08\"%\n\x14\x45xportBundleResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"Q\n\x12ImportBundleHeader\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x14\n\x0cwith_aliases\x18\x02 \x01(\x08\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"a\n\x13ImportBundleRequest\x12\x31\n\x06header\x18\x01 \x01(\x0b\x32\x1f.loradock.v1.ImportBundleHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"U\n\x0fImportedVersion\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x0f\n\x07\x63reated\x18\x04 \x01(\x08\"\x85\x01\n\x14ImportBundleResponse\x12.\n\x08versions\x18\x01 \x03(\x0b\x32\x1c.loradock.v1.ImportedVersion\x12\x13\n\x0b\x62\x61se_models\x18\x02 \x03(\t\x12\x17\n\x0fnum_evaluations\x18\x03 \x01(\x05\x12\x0f\n\x07\x61liases\x18\x04 \x03(\t\"O\n\x16ListAuditEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x8f\x02\n\nAuditEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07project\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x05 \x01(\t\x12\x10\n\x08resource\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x35\n\x07\x64\x65tails\x18\x08 \x03(\x0b\x32$.loradock.v1.AuditEvent.DetailsEntry\x12\x0c\n\x04hash\x18\t \x01(\t\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"[\n\x17ListAuditEventsResponse\x12\'\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.loradock.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\tAuditHead\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0c\n\x04hash\x18\x02 \x01(\t\"Z\n\x12VerifyAuditRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12*\n\x05known\x18\x02 \x01(\x0b\x32\x16.loradock.v1.AuditHeadH\x00\x88\x01\x01\x42\x08\n\x06_known\",\n\nAuditBreak\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0c\n\x04what\x18\x02 \x01(\t\"x\n\x13VerifyAuditResponse\x12\x12\n\nnum_events\x18\x01 \x01(\x03\x12$\n\x04head\x18\x02 \x01(\x0b\x32\x16.loradock.v1.AuditHead\x12\'\n\x06\x62reaks\x18\x03 \x03(\x0b\x32\x17.loradock.v1.AuditBreak*\x95\x01\n\x0bGarbageKind\x12\x1c\n\x18GARBAGE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11GARBAGE_KIND_BLOB\x10\x01\x12\x1b\n\x17GARBAGE_KIND_POSSESSION\x10\x02\x12\x17\n\x13GARBAGE_KIND_ORPHAN\x10\x03\x12\x1b\n\x17GARBAGE_KIND_UNFINISHED\x10\x04*\x8d\x01\n\nDamageKind\x12\x1b\n\x17\x44\x41MAGE_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x41MAGE_KIND_CORRUPT\x10\x01\x12\x17\n\x13\x44\x41MAGE_KIND_MISSING\x10\x02\x12\x16\n\x12\x44\x41MAGE_KIND_ORPHAN\x10\x03\x12\x18\n\x14\x44\x41MAGE_KIND_STRANGER\x10\x04*s\n\x0c\x46indingLevel\x12\x1d\n\x19\x46INDING_LEVEL_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46INDING_LEVEL_OK\x10\x01\x12\x16\n\x12\x46INDING_LEVEL_WARN\x10\x02\x12\x16\n\x12\x46INDING_LEVEL_FAIL\x10\x03\x32\xe6\x04\n\x0c\x41\x64minService\x12[\n\x0e\x43ollectGarbage\x12\".loradock.v1.CollectGarbageRequest\x1a#.loradock.v1.CollectGarbageResponse0\x01\x12R\n\x0bVerifyBlobs\x12\x1f.loradock.v1.VerifyBlobsRequest\x1a .loradock.v1.VerifyBlobsResponse0\x01\x12G\n\x08\x44iagnose\x12\x1c.loradock.v1.DiagnoseRequest\x1a\x1d.loradock.v1.DiagnoseResponse\x12U\n\x0c\x45xportBundle\x12 .loradock.v1.ExportBundleRequest\x1a!.loradock.v1.ExportBundleResponse0\x01\x12U\n\x0cImportBundle\x12 .loradock.v1.ImportBundleRequest\x1a!.loradock.v1.ImportBundleResponse(\x01\x12\\\n\x0fListAuditEvents\x12#.loradock.v1.ListAuditEventsRequest\x1a$.loradock.v1.ListAuditEventsResponse\x12P\n\x0bVerifyAudit\x12\x1f.loradock.v1.VerifyAuditRequest\x1a .loradock.v1.VerifyAuditResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'loradock.v1.admin_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_FINDING_FACTSENTRY']._loaded_options = None
+  _globals['_FINDING_FACTSENTRY']._serialized_options = b'8\001'
   _globals['_AUDITEVENT_DETAILSENTRY']._loaded_options = None
   _globals['_AUDITEVENT_DETAILSENTRY']._serialized_options = b'8\001'
-  _globals['_GARBAGEKIND']._serialized_start=1374
-  _globals['_GARBAGEKIND']._serialized_end=1523
-  _globals['_DAMAGEKIND']._serialized_start=1526
-  _globals['_DAMAGEKIND']._serialized_end=1667
+  _globals['_GARBAGEKIND']._serialized_start=2251
+  _globals['_GARBAGEKIND']._serialized_end=2400
+  _globals['_DAMAGEKIND']._serialized_start=2403
+  _globals['_DAMAGEKIND']._serialized_end=2544
+  _globals['_FINDINGLEVEL']._serialized_start=2546
+  _globals['_FINDINGLEVEL']._serialized_end=2661
   _globals['_COLLECTGARBAGEREQUEST']._serialized_start=113
   _globals['_COLLECTGARBAGEREQUEST']._serialized_end=232
   _globals['_GARBAGE']._serialized_start=234
@@ -51,22 +55,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DAMAGE']._serialized_end=518
   _globals['_VERIFYBLOBSRESPONSE']._serialized_start=520
   _globals['_VERIFYBLOBSRESPONSE']._serialized_end=618
-  _globals['_LISTAUDITEVENTSREQUEST']._serialized_start=620
-  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=699
-  _globals['_AUDITEVENT']._serialized_start=702
-  _globals['_AUDITEVENT']._serialized_end=973
-  _globals['_AUDITEVENT_DETAILSENTRY']._serialized_start=927
-  _globals['_AUDITEVENT_DETAILSENTRY']._serialized_end=973
-  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=975
-  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=1066
-  _globals['_AUDITHEAD']._serialized_start=1068
-  _globals['_AUDITHEAD']._serialized_end=1111
-  _globals['_VERIFYAUDITREQUEST']._serialized_start=1113
-  _globals['_VERIFYAUDITREQUEST']._serialized_end=1203
-  _globals['_AUDITBREAK']._serialized_start=1205
-  _globals['_AUDITBREAK']._serialized_end=1249
-  _globals['_VERIFYAUDITRESPONSE']._serialized_start=1251
-  _globals['_VERIFYAUDITRESPONSE']._serialized_end=1371
-  _globals['_ADMINSERVICE']._serialized_start=1670
-  _globals['_ADMINSERVICE']._serialized_end=2037
+  _globals['_DIAGNOSEREQUEST']._serialized_start=620
+  _globals['_DIAGNOSEREQUEST']._serialized_end=653
+  _globals['_FINDING']._serialized_start=656
+  _globals['_FINDING']._serialized_end=835
+  _globals['_FINDING_FACTSENTRY']._serialized_start=791
+  _globals['_FINDING_FACTSENTRY']._serialized_end=835
+  _globals['_DIAGNOSERESPONSE']._serialized_start=837
+  _globals['_DIAGNOSERESPONSE']._serialized_end=952
+  _globals['_EXPORTBUNDLEREQUEST']._serialized_start=954
+  _globals['_EXPORTBUNDLEREQUEST']._serialized_end=1051
+  _globals['_EXPORTBUNDLERESPONSE']._serialized_start=1053
+  _globals['_EXPORTBUNDLERESPONSE']._serialized_end=1090
+  _globals['_IMPORTBUNDLEHEADER']._serialized_start=1092
+  _globals['_IMPORTBUNDLEHEADER']._serialized_end=1173
+  _globals['_IMPORTBUNDLEREQUEST']._serialized_start=1175
+  _globals['_IMPORTBUNDLEREQUEST']._serialized_end=1272
+  _globals['_IMPORTEDVERSION']._serialized_start=1274
+  _globals['_IMPORTEDVERSION']._serialized_end=1359
+  _globals['_IMPORTBUNDLERESPONSE']._serialized_start=1362
+  _globals['_IMPORTBUNDLERESPONSE']._serialized_end=1495
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_start=1497
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=1576
+  _globals['_AUDITEVENT']._serialized_start=1579
+  _globals['_AUDITEVENT']._serialized_end=1850
+  _globals['_AUDITEVENT_DETAILSENTRY']._serialized_start=1804
+  _globals['_AUDITEVENT_DETAILSENTRY']._serialized_end=1850
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=1852
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=1943
+  _globals['_AUDITHEAD']._serialized_start=1945
+  _globals['_AUDITHEAD']._serialized_end=1988
+  _globals['_VERIFYAUDITREQUEST']._serialized_start=1990
+  _globals['_VERIFYAUDITREQUEST']._serialized_end=2080
+  _globals['_AUDITBREAK']._serialized_start=2082
+  _globals['_AUDITBREAK']._serialized_end=2126
+  _globals['_VERIFYAUDITRESPONSE']._serialized_start=2128
+  _globals['_VERIFYAUDITRESPONSE']._serialized_end=2248
+  _globals['_ADMINSERVICE']._serialized_start=2664
+  _globals['_ADMINSERVICE']._serialized_end=3278
 # @@protoc_insertion_point(module_scope)

@@ -81,6 +81,30 @@ DAMAGE_KIND_STRANGER: DamageKind.ValueType  # 4
 """No blob would be called so; nobody touches it."""
 Global___DamageKind: typing_extensions.TypeAlias = DamageKind
 
+class _FindingLevel:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _FindingLevelEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_FindingLevel.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    FINDING_LEVEL_UNSPECIFIED: _FindingLevel.ValueType  # 0
+    FINDING_LEVEL_OK: _FindingLevel.ValueType  # 1
+    FINDING_LEVEL_WARN: _FindingLevel.ValueType  # 2
+    """It works, and somebody should know."""
+    FINDING_LEVEL_FAIL: _FindingLevel.ValueType  # 3
+    """It does not work, or soon won't."""
+
+class FindingLevel(_FindingLevel, metaclass=_FindingLevelEnumTypeWrapper):
+    """FindingLevel says what a finding calls for."""
+
+FINDING_LEVEL_UNSPECIFIED: FindingLevel.ValueType  # 0
+FINDING_LEVEL_OK: FindingLevel.ValueType  # 1
+FINDING_LEVEL_WARN: FindingLevel.ValueType  # 2
+"""It works, and somebody should know."""
+FINDING_LEVEL_FAIL: FindingLevel.ValueType  # 3
+"""It does not work, or soon won't."""
+Global___FindingLevel: typing_extensions.TypeAlias = FindingLevel
+
 @typing.final
 class CollectGarbageRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -220,6 +244,252 @@ class VerifyBlobsResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["damages", b"damages", "num_blobs", b"num_blobs", "size_bytes", b"size_bytes"]) -> None: ...
 
 Global___VerifyBlobsResponse: typing_extensions.TypeAlias = VerifyBlobsResponse
+
+@typing.final
+class DiagnoseRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: builtins.int
+    parent: builtins.str
+    """parent is "projects/{project}", as whose operator the caller asks."""
+    def __init__(
+        self,
+        *,
+        parent: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["parent", b"parent"]) -> None: ...
+
+Global___DiagnoseRequest: typing_extensions.TypeAlias = DiagnoseRequest
+
+@typing.final
+class Finding(google.protobuf.message.Message):
+    """Finding is what a look at one thing came to."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class FactsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    SUBJECT_FIELD_NUMBER: builtins.int
+    LEVEL_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    FACTS_FIELD_NUMBER: builtins.int
+    subject: builtins.str
+    """subject is what was looked at, as in "catalog" or "store"."""
+    level: Global___FindingLevel.ValueType
+    message: builtins.str
+    @property
+    def facts(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """facts are what was seen, by name."""
+
+    def __init__(
+        self,
+        *,
+        subject: builtins.str = ...,
+        level: Global___FindingLevel.ValueType = ...,
+        message: builtins.str = ...,
+        facts: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["facts", b"facts", "level", b"level", "message", b"message", "subject", b"subject"]) -> None: ...
+
+Global___Finding: typing_extensions.TypeAlias = Finding
+
+@typing.final
+class DiagnoseResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FINDINGS_FIELD_NUMBER: builtins.int
+    AT_FIELD_NUMBER: builtins.int
+    RELEASE_FIELD_NUMBER: builtins.int
+    release: builtins.str
+    @property
+    def findings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Finding]: ...
+    @property
+    def at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """at is the server's clock when it answered."""
+
+    def __init__(
+        self,
+        *,
+        findings: collections.abc.Iterable[Global___Finding] | None = ...,
+        at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        release: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["at", b"at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["at", b"at", "findings", b"findings", "release", b"release"]) -> None: ...
+
+Global___DiagnoseResponse: typing_extensions.TypeAlias = DiagnoseResponse
+
+@typing.final
+class ExportBundleRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: builtins.int
+    REFERENCES_FIELD_NUMBER: builtins.int
+    ADAPTERS_FIELD_NUMBER: builtins.int
+    WITH_ALIASES_FIELD_NUMBER: builtins.int
+    parent: builtins.str
+    """parent is "projects/{project}"."""
+    with_aliases: builtins.bool
+    """with_aliases takes along the aliases that point at an exported version."""
+    @property
+    def references(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """references are as in "support-triage", "support-triage@7", "support-triage:staging"."""
+
+    @property
+    def adapters(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """adapters are exported with all their versions, yanked ones too."""
+
+    def __init__(
+        self,
+        *,
+        parent: builtins.str = ...,
+        references: collections.abc.Iterable[builtins.str] | None = ...,
+        adapters: collections.abc.Iterable[builtins.str] | None = ...,
+        with_aliases: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adapters", b"adapters", "parent", b"parent", "references", b"references", "with_aliases", b"with_aliases"]) -> None: ...
+
+Global___ExportBundleRequest: typing_extensions.TypeAlias = ExportBundleRequest
+
+@typing.final
+class ExportBundleResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: builtins.int
+    chunk: builtins.bytes
+    def __init__(
+        self,
+        *,
+        chunk: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk"]) -> None: ...
+
+Global___ExportBundleResponse: typing_extensions.TypeAlias = ExportBundleResponse
+
+@typing.final
+class ImportBundleHeader(google.protobuf.message.Message):
+    """ImportBundleHeader opens an import."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: builtins.int
+    WITH_ALIASES_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
+    parent: builtins.str
+    """parent is "projects/{project}", into which everything goes."""
+    with_aliases: builtins.bool
+    """with_aliases sets the bundle's aliases as well, under the policies that hold here."""
+    validate_only: builtins.bool
+    """validate_only checks everything that can be, and publishes nothing."""
+    def __init__(
+        self,
+        *,
+        parent: builtins.str = ...,
+        with_aliases: builtins.bool = ...,
+        validate_only: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["parent", b"parent", "validate_only", b"validate_only", "with_aliases", b"with_aliases"]) -> None: ...
+
+Global___ImportBundleHeader: typing_extensions.TypeAlias = ImportBundleHeader
+
+@typing.final
+class ImportBundleRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    CHUNK_FIELD_NUMBER: builtins.int
+    chunk: builtins.bytes
+    """chunk is at most 1 MiB."""
+    @property
+    def header(self) -> Global___ImportBundleHeader:
+        """header comes first, once."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___ImportBundleHeader | None = ...,
+        chunk: builtins.bytes = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["part", b"part"]) -> typing.Literal["header", "chunk"] | None: ...
+
+Global___ImportBundleRequest: typing_extensions.TypeAlias = ImportBundleRequest
+
+@typing.final
+class ImportedVersion(google.protobuf.message.Message):
+    """ImportedVersion is a version of the bundle, and what it is here."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    REFERENCE_FIELD_NUMBER: builtins.int
+    CREATED_FIELD_NUMBER: builtins.int
+    digest: builtins.str
+    source: builtins.str
+    """source is what it was called where it comes from, as in "support-triage@7"."""
+    reference: builtins.str
+    """reference is what it is called here; empty if nothing was published."""
+    created: builtins.bool
+    """created is false if it was here before."""
+    def __init__(
+        self,
+        *,
+        digest: builtins.str = ...,
+        source: builtins.str = ...,
+        reference: builtins.str = ...,
+        created: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["created", b"created", "digest", b"digest", "reference", b"reference", "source", b"source"]) -> None: ...
+
+Global___ImportedVersion: typing_extensions.TypeAlias = ImportedVersion
+
+@typing.final
+class ImportBundleResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: builtins.int
+    BASE_MODELS_FIELD_NUMBER: builtins.int
+    NUM_EVALUATIONS_FIELD_NUMBER: builtins.int
+    ALIASES_FIELD_NUMBER: builtins.int
+    num_evaluations: builtins.int
+    """num_evaluations counts those that were not here before."""
+    @property
+    def versions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ImportedVersion]: ...
+    @property
+    def base_models(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """base_models are those that the bundle made known here."""
+
+    @property
+    def aliases(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """aliases are those that were moved, as in "support-triage:production"."""
+
+    def __init__(
+        self,
+        *,
+        versions: collections.abc.Iterable[Global___ImportedVersion] | None = ...,
+        base_models: collections.abc.Iterable[builtins.str] | None = ...,
+        num_evaluations: builtins.int = ...,
+        aliases: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["aliases", b"aliases", "base_models", b"base_models", "num_evaluations", b"num_evaluations", "versions", b"versions"]) -> None: ...
+
+Global___ImportBundleResponse: typing_extensions.TypeAlias = ImportBundleResponse
 
 @typing.final
 class ListAuditEventsRequest(google.protobuf.message.Message):

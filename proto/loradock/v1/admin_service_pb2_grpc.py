@@ -46,6 +46,21 @@ class AdminServiceStub(object):
                 request_serializer=loradock_dot_v1_dot_admin__service__pb2.VerifyBlobsRequest.SerializeToString,
                 response_deserializer=loradock_dot_v1_dot_admin__service__pb2.VerifyBlobsResponse.FromString,
                 _registered_method=True)
+        self.Diagnose = channel.unary_unary(
+                '/loradock.v1.AdminService/Diagnose',
+                request_serializer=loradock_dot_v1_dot_admin__service__pb2.DiagnoseRequest.SerializeToString,
+                response_deserializer=loradock_dot_v1_dot_admin__service__pb2.DiagnoseResponse.FromString,
+                _registered_method=True)
+        self.ExportBundle = channel.unary_stream(
+                '/loradock.v1.AdminService/ExportBundle',
+                request_serializer=loradock_dot_v1_dot_admin__service__pb2.ExportBundleRequest.SerializeToString,
+                response_deserializer=loradock_dot_v1_dot_admin__service__pb2.ExportBundleResponse.FromString,
+                _registered_method=True)
+        self.ImportBundle = channel.stream_unary(
+                '/loradock.v1.AdminService/ImportBundle',
+                request_serializer=loradock_dot_v1_dot_admin__service__pb2.ImportBundleRequest.SerializeToString,
+                response_deserializer=loradock_dot_v1_dot_admin__service__pb2.ImportBundleResponse.FromString,
+                _registered_method=True)
         self.ListAuditEvents = channel.unary_unary(
                 '/loradock.v1.AdminService/ListAuditEvents',
                 request_serializer=loradock_dot_v1_dot_admin__service__pb2.ListAuditEventsRequest.SerializeToString,
@@ -78,6 +93,30 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Diagnose(self, request, context):
+        """Diagnose looks at what this server needs (catalog, store, disks, clock, base, cache, audit log)
+        and tells what it found: nothing is assumed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportBundle(self, request, context):
+        """ExportBundle streams one file with versions, the bytes and the base they need, all their
+        ancestors, and what was measured of them: for a registry that this one can't reach.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportBundle(self, request_iterator, context):
+        """ImportBundle takes such a file in chunks, after a header. Everything in it is admitted as if it
+        were published here, to the same digests; what is here already is left as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAuditEvents(self, request, context):
         """ListAuditEvents lists what was done in a project, newest first.
         """
@@ -104,6 +143,21 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.VerifyBlobs,
                     request_deserializer=loradock_dot_v1_dot_admin__service__pb2.VerifyBlobsRequest.FromString,
                     response_serializer=loradock_dot_v1_dot_admin__service__pb2.VerifyBlobsResponse.SerializeToString,
+            ),
+            'Diagnose': grpc.unary_unary_rpc_method_handler(
+                    servicer.Diagnose,
+                    request_deserializer=loradock_dot_v1_dot_admin__service__pb2.DiagnoseRequest.FromString,
+                    response_serializer=loradock_dot_v1_dot_admin__service__pb2.DiagnoseResponse.SerializeToString,
+            ),
+            'ExportBundle': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportBundle,
+                    request_deserializer=loradock_dot_v1_dot_admin__service__pb2.ExportBundleRequest.FromString,
+                    response_serializer=loradock_dot_v1_dot_admin__service__pb2.ExportBundleResponse.SerializeToString,
+            ),
+            'ImportBundle': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportBundle,
+                    request_deserializer=loradock_dot_v1_dot_admin__service__pb2.ImportBundleRequest.FromString,
+                    response_serializer=loradock_dot_v1_dot_admin__service__pb2.ImportBundleResponse.SerializeToString,
             ),
             'ListAuditEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAuditEvents,
@@ -172,6 +226,87 @@ class AdminService(object):
             '/loradock.v1.AdminService/VerifyBlobs',
             loradock_dot_v1_dot_admin__service__pb2.VerifyBlobsRequest.SerializeToString,
             loradock_dot_v1_dot_admin__service__pb2.VerifyBlobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Diagnose(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loradock.v1.AdminService/Diagnose',
+            loradock_dot_v1_dot_admin__service__pb2.DiagnoseRequest.SerializeToString,
+            loradock_dot_v1_dot_admin__service__pb2.DiagnoseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportBundle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/loradock.v1.AdminService/ExportBundle',
+            loradock_dot_v1_dot_admin__service__pb2.ExportBundleRequest.SerializeToString,
+            loradock_dot_v1_dot_admin__service__pb2.ExportBundleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportBundle(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/loradock.v1.AdminService/ImportBundle',
+            loradock_dot_v1_dot_admin__service__pb2.ImportBundleRequest.SerializeToString,
+            loradock_dot_v1_dot_admin__service__pb2.ImportBundleResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,54 @@ _AdminServiceVerifyBlobsType = typing_extensions.TypeVar(
     ],
 )
 
+_AdminServiceDiagnoseType = typing_extensions.TypeVar(
+    '_AdminServiceDiagnoseType',
+    grpc.UnaryUnaryMultiCallable[
+        loradock.v1.admin_service_pb2.DiagnoseRequest,
+        loradock.v1.admin_service_pb2.DiagnoseResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.admin_service_pb2.DiagnoseRequest,
+        loradock.v1.admin_service_pb2.DiagnoseResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        loradock.v1.admin_service_pb2.DiagnoseRequest,
+        loradock.v1.admin_service_pb2.DiagnoseResponse,
+    ],
+)
+
+_AdminServiceExportBundleType = typing_extensions.TypeVar(
+    '_AdminServiceExportBundleType',
+    grpc.UnaryStreamMultiCallable[
+        loradock.v1.admin_service_pb2.ExportBundleRequest,
+        loradock.v1.admin_service_pb2.ExportBundleResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        loradock.v1.admin_service_pb2.ExportBundleRequest,
+        loradock.v1.admin_service_pb2.ExportBundleResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        loradock.v1.admin_service_pb2.ExportBundleRequest,
+        loradock.v1.admin_service_pb2.ExportBundleResponse,
+    ],
+)
+
+_AdminServiceImportBundleType = typing_extensions.TypeVar(
+    '_AdminServiceImportBundleType',
+    grpc.StreamUnaryMultiCallable[
+        loradock.v1.admin_service_pb2.ImportBundleRequest,
+        loradock.v1.admin_service_pb2.ImportBundleResponse,
+    ],
+    grpc.aio.StreamUnaryMultiCallable[
+        loradock.v1.admin_service_pb2.ImportBundleRequest,
+        loradock.v1.admin_service_pb2.ImportBundleResponse,
+    ],
+    default=grpc.StreamUnaryMultiCallable[
+        loradock.v1.admin_service_pb2.ImportBundleRequest,
+        loradock.v1.admin_service_pb2.ImportBundleResponse,
+    ],
+)
+
 _AdminServiceListAuditEventsType = typing_extensions.TypeVar(
     '_AdminServiceListAuditEventsType',
     grpc.UnaryUnaryMultiCallable[
@@ -89,7 +137,7 @@ _AdminServiceVerifyAuditType = typing_extensions.TypeVar(
     ],
 )
 
-class AdminServiceStub(typing.Generic[_AdminServiceCollectGarbageType, _AdminServiceVerifyBlobsType, _AdminServiceListAuditEventsType, _AdminServiceVerifyAuditType]):
+class AdminServiceStub(typing.Generic[_AdminServiceCollectGarbageType, _AdminServiceVerifyBlobsType, _AdminServiceDiagnoseType, _AdminServiceExportBundleType, _AdminServiceImportBundleType, _AdminServiceListAuditEventsType, _AdminServiceVerifyAuditType]):
     """AdminService looks after what is stored. It is about all projects' bytes, and needs the role that
     operates servers.
     """
@@ -103,6 +151,18 @@ class AdminServiceStub(typing.Generic[_AdminServiceCollectGarbageType, _AdminSer
         grpc.UnaryStreamMultiCallable[
             loradock.v1.admin_service_pb2.VerifyBlobsRequest,
             loradock.v1.admin_service_pb2.VerifyBlobsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            loradock.v1.admin_service_pb2.DiagnoseRequest,
+            loradock.v1.admin_service_pb2.DiagnoseResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            loradock.v1.admin_service_pb2.ExportBundleRequest,
+            loradock.v1.admin_service_pb2.ExportBundleResponse,
+        ],
+        grpc.StreamUnaryMultiCallable[
+            loradock.v1.admin_service_pb2.ImportBundleRequest,
+            loradock.v1.admin_service_pb2.ImportBundleResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             loradock.v1.admin_service_pb2.ListAuditEventsRequest,
@@ -125,6 +185,18 @@ class AdminServiceStub(typing.Generic[_AdminServiceCollectGarbageType, _AdminSer
             loradock.v1.admin_service_pb2.VerifyBlobsResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            loradock.v1.admin_service_pb2.DiagnoseRequest,
+            loradock.v1.admin_service_pb2.DiagnoseResponse,
+        ],
+        grpc.aio.UnaryStreamMultiCallable[
+            loradock.v1.admin_service_pb2.ExportBundleRequest,
+            loradock.v1.admin_service_pb2.ExportBundleResponse,
+        ],
+        grpc.aio.StreamUnaryMultiCallable[
+            loradock.v1.admin_service_pb2.ImportBundleRequest,
+            loradock.v1.admin_service_pb2.ImportBundleResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             loradock.v1.admin_service_pb2.ListAuditEventsRequest,
             loradock.v1.admin_service_pb2.ListAuditEventsResponse,
         ],
@@ -142,6 +214,21 @@ class AdminServiceStub(typing.Generic[_AdminServiceCollectGarbageType, _AdminSer
     VerifyBlobs: _AdminServiceVerifyBlobsType
     """VerifyBlobs reads every stored byte again, and streams what is not as the catalog says."""
 
+    Diagnose: _AdminServiceDiagnoseType
+    """Diagnose looks at what this server needs (catalog, store, disks, clock, base, cache, audit log)
+    and tells what it found: nothing is assumed.
+    """
+
+    ExportBundle: _AdminServiceExportBundleType
+    """ExportBundle streams one file with versions, the bytes and the base they need, all their
+    ancestors, and what was measured of them: for a registry that this one can't reach.
+    """
+
+    ImportBundle: _AdminServiceImportBundleType
+    """ImportBundle takes such a file in chunks, after a header. Everything in it is admitted as if it
+    were published here, to the same digests; what is here already is left as it is.
+    """
+
     ListAuditEvents: _AdminServiceListAuditEventsType
     """ListAuditEvents lists what was done in a project, newest first."""
 
@@ -156,6 +243,18 @@ AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryStreamMultiCallable[
         loradock.v1.admin_service_pb2.VerifyBlobsRequest,
         loradock.v1.admin_service_pb2.VerifyBlobsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.admin_service_pb2.DiagnoseRequest,
+        loradock.v1.admin_service_pb2.DiagnoseResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        loradock.v1.admin_service_pb2.ExportBundleRequest,
+        loradock.v1.admin_service_pb2.ExportBundleResponse,
+    ],
+    grpc.aio.StreamUnaryMultiCallable[
+        loradock.v1.admin_service_pb2.ImportBundleRequest,
+        loradock.v1.admin_service_pb2.ImportBundleResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         loradock.v1.admin_service_pb2.ListAuditEventsRequest,
@@ -189,6 +288,36 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[loradock.v1.admin_service_pb2.VerifyBlobsResponse], collections.abc.AsyncIterator[loradock.v1.admin_service_pb2.VerifyBlobsResponse]]:
         """VerifyBlobs reads every stored byte again, and streams what is not as the catalog says."""
+
+    @abc.abstractmethod
+    def Diagnose(
+        self,
+        request: loradock.v1.admin_service_pb2.DiagnoseRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[loradock.v1.admin_service_pb2.DiagnoseResponse, collections.abc.Awaitable[loradock.v1.admin_service_pb2.DiagnoseResponse]]:
+        """Diagnose looks at what this server needs (catalog, store, disks, clock, base, cache, audit log)
+        and tells what it found: nothing is assumed.
+        """
+
+    @abc.abstractmethod
+    def ExportBundle(
+        self,
+        request: loradock.v1.admin_service_pb2.ExportBundleRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[loradock.v1.admin_service_pb2.ExportBundleResponse], collections.abc.AsyncIterator[loradock.v1.admin_service_pb2.ExportBundleResponse]]:
+        """ExportBundle streams one file with versions, the bytes and the base they need, all their
+        ancestors, and what was measured of them: for a registry that this one can't reach.
+        """
+
+    @abc.abstractmethod
+    def ImportBundle(
+        self,
+        request_iterator: _MaybeAsyncIterator[loradock.v1.admin_service_pb2.ImportBundleRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[loradock.v1.admin_service_pb2.ImportBundleResponse, collections.abc.Awaitable[loradock.v1.admin_service_pb2.ImportBundleResponse]]:
+        """ImportBundle takes such a file in chunks, after a header. Everything in it is admitted as if it
+        were published here, to the same digests; what is here already is left as it is.
+        """
 
     @abc.abstractmethod
     def ListAuditEvents(
