@@ -177,8 +177,8 @@ class Follower:
         current = self._live.get(key)
         if current is None or current.is_overridden:
             return
-        wanted = {"desired_digest": alias.version_digest, "desired_split": alias.split}
-        self._live.put(key, replace(current, **wanted))
+        aimed = replace(current, desired_digest=alias.version_digest, desired_split=alias.split)
+        self._live.put(key, aimed)
         await self._bring_version(key, alias, current)
         await self._bring_candidate(key, alias)
 
