@@ -62,17 +62,20 @@ class CpuDecoder:
         self._rotary = model.model.rotary_emb
         self._shape = _shape(model, kind)
         self._sites = _sites(self._shape)
-        self._embedding = model.get_input_embeddings().weight
         self._final_norm = _floats(model.model.norm.weight)
-        self._layers = [
-            _PackedLayer(layer, self._shape, kind, num_blocks) for layer in model.model.layers
-        ]
-        self._structs = (library.Layer * len(self._layers))(*(p.struct for p in self._layers))
+        self._layers = [_PackedLayer(layer, kind) for layer in model.model.layers]
         # The output head's rounding would go straight into the choice: it is never in 8 bits.
         self._head = pack(model.lm_head.weight, kind.of_adapters, model.lm_head.bias)
         self._head_shape = _shape(model, kind.of_adapters)
-        if not config.tie_word_embeddings:
-            _give_up(model.lm_head)
+        self._embedding = model.get_input_embeddings().weight.clone()
+        # A single tensor of the model would keep the base's whole file mapped; only once it is
+        # gone is key/value memory taken, so that the two never add up.
+        for module in model.modules():
+            _give_up(module)
+        self._memory = [_memory(self._shape, kind, num_blocks) for _ in self._layers]
+        self._structs = (library.Layer * len(self._layers))(
+            *(w.struct(*m) for w, m in zip(self._layers, self._memory, strict=True))
+        )
         self._vocab_size = config.vocab_size
         self._team = library.Team(self._kernels, torch.get_num_threads())
         self._scratch = Scratch(self._team.threads)
@@ -128,13 +131,10 @@ class CpuDecoder:
 
 
 class _PackedLayer:
-    """One layer's weights and key/value memory, and the struct that points to them."""
+    """One layer's weights."""
 
-    def __init__(self, layer: LlamaLike, shape: library.Shape, kind: Kind, num_blocks: int) -> None:
+    def __init__(self, layer: LlamaLike, kind: Kind) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        size = (num_blocks, shape.key_heads, shape.dim, BLOCK_TOKENS)
-        self.keys = torch.zeros(size, dtype=kind.of_adapters.dtype)
-        self.values = torch.zeros(size, dtype=kind.of_adapters.dtype)
         self.norms = [
             _floats(layer.input_layernorm.weight),
             _floats(layer.post_attention_layernorm.weight),
@@ -147,13 +147,19 @@ class _PackedLayer:
             _packed_linears(kind, mlp.gate_proj, mlp.up_proj),
             _packed_linears(kind, mlp.down_proj),
         ]
+
+    def struct(self, keys: Tensor, values: Tensor) -> library.Layer:
+        """Point to the weights and to the layer's memory; whoever uses it keeps both alive."""
         pointers = [norm.data_ptr() for norm in self.norms] + [None] * (4 - len(self.norms))
-        self.struct = library.Layer(
-            *pointers,
-            *(matrix.struct for matrix in self.matrices),
-            self.keys.data_ptr(),
-            self.values.data_ptr(),
-        )
+        matrices = (matrix.struct for matrix in self.matrices)
+        return library.Layer(*pointers, *matrices, keys.data_ptr(), values.data_ptr())
+
+
+def _memory(shape: library.Shape, kind: Kind, num_blocks: int) -> tuple[Tensor, Tensor]:
+    """Take one layer's memory for keys and for values."""
+    size = (num_blocks, shape.key_heads, shape.dim, BLOCK_TOKENS)
+    dtype = kind.of_adapters.dtype
+    return torch.zeros(size, dtype=dtype), torch.zeros(size, dtype=dtype)
 
 
 def refuse_unknown(model: LlamaLike) -> None:
@@ -216,8 +222,10 @@ def _packed_linears(kind: Kind, *linears: nn.Linear) -> PackedMatrix:
     return packed
 
 
-def _give_up(linear: nn.Module) -> None:
-    linear.weight = nn.Parameter(torch.empty(0), requires_grad=False)
+def _give_up(module: nn.Module) -> None:
+    """Let a module's own weight and bias go."""
+    for name in module._parameters:
+        module._parameters[name] = None
 
 
 def _floats(weight: Tensor) -> Tensor:
