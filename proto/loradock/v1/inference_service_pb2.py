@@ -25,15 +25,17 @@ _sym_db = _symbol_database.Default()
 from loradock.v1 import resources_pb2 as loradock_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#loradock/v1/inference_service.proto\x12\x0bloradock.v1\x1a\x1bloradock/v1/resources.proto\"\\\n\x06Target\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\x07\x61\x64\x61pter\x18\x02 \x01(\tH\x00\x12\x0e\n\x04\x62\x61se\x18\x03 \x01(\x08H\x00\x12\x12\n\nsticky_key\x18\x04 \x01(\tB\n\n\x08\x61nswerer\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\".\n\x04\x43hat\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.loradock.v1.Message\"U\n\x06Prompt\x12!\n\x04\x63hat\x18\x01 \x01(\x0b\x32\x11.loradock.v1.ChatH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\r\n\x03raw\x18\x03 \x01(\tH\x00\x42\t\n\x07\x63ontent\"\x8c\x02\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x10\n\x08logprobs\x18\x08 \x01(\x08\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"\xfe\x01\n\x08\x41nswerer\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x16\n\x0eversion_number\x18\x02 \x01(\x05\x12\x16\n\x0eversion_digest\x18\x03 \x01(\t\x12\r\n\x05\x61lias\x18\x04 \x01(\t\x12\x12\n\ngeneration\x18\x05 \x01(\x03\x12.\n\x0c\x62\x61se_digests\x18\x06 \x01(\x0b\x32\x18.loradock.v1.BaseDigests\x12\x12\n\nbase_model\x18\x07 \x01(\t\x12\x16\n\x0e\x65ngine_profile\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\x11\n\tserver_id\x18\n \x01(\t\x12\x0b\n\x03\x61rm\x18\x0b \x01(\t\"[\n\x07Timings\x12\x1c\n\x14\x61\x64\x61pter_wait_seconds\x18\x01 \x01(\x01\x12\x1b\n\x13\x66irst_token_seconds\x18\x02 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x03 \x01(\x01\"L\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x15\n\rcached_tokens\x18\x02 \x01(\x05\x12\x15\n\routput_tokens\x18\x03 \x01(\x05\"\x84\x01\n\x0fGenerateRequest\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.loradock.v1.Target\x12#\n\x06prompt\x18\x02 \x01(\x0b\x32\x13.loradock.v1.Prompt\x12\'\n\x08sampling\x18\x03 \x01(\x0b\x32\x15.loradock.v1.Sampling\"\xf0\x01\n\x10GenerateResponse\x12\'\n\x08\x61nswerer\x18\x01 \x01(\x0b\x32\x15.loradock.v1.Answerer\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x30\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x19.loradock.v1.FinishReason\x12!\n\x05usage\x18\x04 \x01(\x0b\x32\x12.loradock.v1.Usage\x12%\n\x07timings\x18\x05 \x01(\x0b\x32\x14.loradock.v1.Timings\x12\x11\n\ttoken_ids\x18\x06 \x03(\x05\x12\x16\n\x0etoken_logprobs\x18\x07 \x03(\x02\"\x8a\x01\n\x15StreamGenerateRequest\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.loradock.v1.Target\x12#\n\x06prompt\x18\x02 \x01(\x0b\x32\x13.loradock.v1.Prompt\x12\'\n\x08sampling\x18\x03 \x01(\x0b\x32\x15.loradock.v1.Sampling\"5\n\nStreamHead\x12\'\n\x08\x61nswerer\x18\x01 \x01(\x0b\x32\x15.loradock.v1.Answerer\"F\n\x0bStreamDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12\x16\n\x0etoken_logprobs\x18\x03 \x03(\x02\"\x88\x01\n\nStreamTail\x12\x30\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x19.loradock.v1.FinishReason\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.loradock.v1.Usage\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.loradock.v1.Timings\"\x9e\x01\n\x16StreamGenerateResponse\x12\'\n\x04head\x18\x01 \x01(\x0b\x32\x17.loradock.v1.StreamHeadH\x00\x12)\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x18.loradock.v1.StreamDeltaH\x00\x12\'\n\x04tail\x18\x03 \x01(\x0b\x32\x17.loradock.v1.StreamTailH\x00\x42\x07\n\x05\x65vent\"o\n\x0cScoreRequest\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.loradock.v1.Target\x12#\n\x06prompt\x18\x02 \x01(\x0b\x32\x13.loradock.v1.Prompt\x12\x15\n\rcontinuations\x18\x03 \x03(\t\"Q\n\x12ScoredContinuation\x12\x0f\n\x07logprob\x18\x01 \x01(\x01\x12\x16\n\x0etoken_logprobs\x18\x02 \x03(\x02\x12\x12\n\nnum_tokens\x18\x03 \x01(\x05\"\xb3\x01\n\rScoreResponse\x12\'\n\x08\x61nswerer\x18\x01 \x01(\x0b\x32\x15.loradock.v1.Answerer\x12/\n\x06scores\x18\x02 \x03(\x0b\x32\x1f.loradock.v1.ScoredContinuation\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.loradock.v1.Usage\x12%\n\x07timings\x18\x04 \x01(\x0b\x32\x14.loradock.v1.Timings\"k\n\x0f\x43lassifyRequest\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.loradock.v1.Target\x12#\n\x06prompt\x18\x02 \x01(\x0b\x32\x13.loradock.v1.Prompt\x12\x0e\n\x06labels\x18\x03 \x03(\t\"G\n\x10LabelProbability\x12\r\n\x05label\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\"\xca\x01\n\x10\x43lassifyResponse\x12\'\n\x08\x61nswerer\x18\x01 \x01(\x0b\x32\x15.loradock.v1.Answerer\x12\r\n\x05label\x18\x02 \x01(\t\x12\x34\n\rprobabilities\x18\x03 \x03(\x0b\x32\x1d.loradock.v1.LabelProbability\x12!\n\x05usage\x18\x04 \x01(\x0b\x32\x12.loradock.v1.Usage\x12%\n\x07timings\x18\x05 \x01(\x0b\x32\x14.loradock.v1.Timings\"^\n\x12\x43ountTokensRequest\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.loradock.v1.Target\x12#\n\x06prompt\x18\x02 \x01(\x0b\x32\x13.loradock.v1.Prompt\"q\n\x13\x43ountTokensResponse\x12\'\n\x08\x61nswerer\x18\x01 \x01(\x0b\x32\x15.loradock.v1.Answerer\x12\x12\n\nnum_tokens\x18\x02 \x01(\x05\x12\x1d\n\x15\x63ontext_length_tokens\x18\x03 \x01(\x05*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\x93\x03\n\x10InferenceService\x12G\n\x08Generate\x12\x1c.loradock.v1.GenerateRequest\x1a\x1d.loradock.v1.GenerateResponse\x12[\n\x0eStreamGenerate\x12\".loradock.v1.StreamGenerateRequest\x1a#.loradock.v1.StreamGenerateResponse0\x01\x12>\n\x05Score\x12\x19.loradock.v1.ScoreRequest\x1a\x1a.loradock.v1.ScoreResponse\x12G\n\x08\x43lassify\x12\x1c.loradock.v1.ClassifyRequest\x1a\x1d.loradock.v1.ClassifyResponse\x12P\n\x0b\x43ountTokens\x12\x1f.loradock.v1.CountTokensRequest\x1a .loradock.v1.CountTokensResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#loradock/v1/inference_service.proto\x12\x0bloradock.v1\x1a\x1bloradock/v1/resources.proto\"\\\n\x06Target\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\x07\x61\x64\x61pter\x18\x02 \x01(\tH\x00\x12\x0e\n\x04\x62\x61se\x18\x03 \x01(\x08H\x00\x12\x12\n\nsticky_key\x18\x04 \x01(\tB\n\n\x08\x61nswerer\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\".\n\x04\x43hat\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.loradock.v1.Message\"U\n\x06Prompt\x12!\n\x04\x63hat\x18\x01 \x01(\x0b\x32\x11.loradock.v1.ChatH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\r\n\x03raw\x18\x03 \x01(\tH\x00\x42\t\n\x07\x63ontent\"\x8c\x02\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x10\n\x08logprobs\x18\x08 \x01(\x08\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"\xfe\x01\n\x08\x41nswerer\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x16\n\x0eversion_number\x18\x02 \x01(\x05\x12\x16\n\x0eversion_digest\x18\x03 \x01(\t\x12\r\n\x05\x61lias\x18\x04 \x01(\t\x12\x12\n\ngeneration\x18\x05 \x01(\x03\x12.\n\x0c\x62\x61se_digests\x18\x06 \x01(\x0b\x32\x18.loradock.v1.BaseDigests\x12\x12\n\nbase_model\x18\x07 \x01(\t\x12\x16\n\x0e\x65ngine_profile\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\x11\n\tserver_id\x18\n \x01(\t\x12\x0b\n\x03\x61rm\x18\x0b \x01(\t\"[\n\x07Timings\x12\x1c\n\x14\x61\x64\x61pter_wait_seconds\x18\x01 \x01(\x01\x12\x1b\n\x13\x66irst_token_seconds\x18\x02 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x03 \x01(\x01\"L\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x15\n\rcached_tokens\x18\x02 \x01(\x05\x12\x15\n\routput_tokens\x18\x03 \x01(\x05\"\xad\x01\n\x0fGenerateRequest\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.loradock.v1.Target\x12#\n\x06prompt\x18\x02 \x01(\x0b\x32\x13.loradock.v1.Prompt\x12\'\n\x08sampling\x18\x03 \x01(\x0b\x32\x15.loradock.v1.Sampling\x12\'\n\x08priority\x18\x04 \x01(\x0e\x32\x15.loradock.v1.Priority\"\xf0\x01\n\x10GenerateResponse\x12\'\n\x08\x61nswerer\x18\x01 \x01(\x0b\x32\x15.loradock.v1.Answerer\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x30\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x19.loradock.v1.FinishReason\x12!\n\x05usage\x18\x04 \x01(\x0b\x32\x12.loradock.v1.Usage\x12%\n\x07timings\x18\x05 \x01(\x0b\x32\x14.loradock.v1.Timings\x12\x11\n\ttoken_ids\x18\x06 \x03(\x05\x12\x16\n\x0etoken_logprobs\x18\x07 \x03(\x02\"\xb3\x01\n\x15StreamGenerateRequest\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.loradock.v1.Target\x12#\n\x06prompt\x18\x02 \x01(\x0b\x32\x13.loradock.v1.Prompt\x12\'\n\x08sampling\x18\x03 \x01(\x0b\x32\x15.loradock.v1.Sampling\x12\'\n\x08priority\x18\x04 \x01(\x0e\x32\x15.loradock.v1.Priority\"5\n\nStreamHead\x12\'\n\x08\x61nswerer\x18\x01 \x01(\x0b\x32\x15.loradock.v1.Answerer\"F\n\x0bStreamDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12\x16\n\x0etoken_logprobs\x18\x03 \x03(\x02\"\x88\x01\n\nStreamTail\x12\x30\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x19.loradock.v1.FinishReason\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.loradock.v1.Usage\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.loradock.v1.Timings\"\x9e\x01\n\x16StreamGenerateResponse\x12\'\n\x04head\x18\x01 \x01(\x0b\x32\x17.loradock.v1.StreamHeadH\x00\x12)\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x18.loradock.v1.StreamDeltaH\x00\x12\'\n\x04tail\x18\x03 \x01(\x0b\x32\x17.loradock.v1.StreamTailH\x00\x42\x07\n\x05\x65vent\"\x98\x01\n\x0cScoreRequest\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.loradock.v1.Target\x12#\n\x06prompt\x18\x02 \x01(\x0b\x32\x13.loradock.v1.Prompt\x12\x15\n\rcontinuations\x18\x03 \x03(\t\x12\'\n\x08priority\x18\x04 \x01(\x0e\x32\x15.loradock.v1.Priority\"Q\n\x12ScoredContinuation\x12\x0f\n\x07logprob\x18\x01 \x01(\x01\x12\x16\n\x0etoken_logprobs\x18\x02 \x03(\x02\x12\x12\n\nnum_tokens\x18\x03 \x01(\x05\"\xb3\x01\n\rScoreResponse\x12\'\n\x08\x61nswerer\x18\x01 \x01(\x0b\x32\x15.loradock.v1.Answerer\x12/\n\x06scores\x18\x02 \x03(\x0b\x32\x1f.loradock.v1.ScoredContinuation\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.loradock.v1.Usage\x12%\n\x07timings\x18\x04 \x01(\x0b\x32\x14.loradock.v1.Timings\"\x94\x01\n\x0f\x43lassifyRequest\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.loradock.v1.Target\x12#\n\x06prompt\x18\x02 \x01(\x0b\x32\x13.loradock.v1.Prompt\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\'\n\x08priority\x18\x04 \x01(\x0e\x32\x15.loradock.v1.Priority\"G\n\x10LabelProbability\x12\r\n\x05label\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\"\xca\x01\n\x10\x43lassifyResponse\x12\'\n\x08\x61nswerer\x18\x01 \x01(\x0b\x32\x15.loradock.v1.Answerer\x12\r\n\x05label\x18\x02 \x01(\t\x12\x34\n\rprobabilities\x18\x03 \x03(\x0b\x32\x1d.loradock.v1.LabelProbability\x12!\n\x05usage\x18\x04 \x01(\x0b\x32\x12.loradock.v1.Usage\x12%\n\x07timings\x18\x05 \x01(\x0b\x32\x14.loradock.v1.Timings\"^\n\x12\x43ountTokensRequest\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.loradock.v1.Target\x12#\n\x06prompt\x18\x02 \x01(\x0b\x32\x13.loradock.v1.Prompt\"q\n\x13\x43ountTokensResponse\x12\'\n\x08\x61nswerer\x18\x01 \x01(\x0b\x32\x15.loradock.v1.Answerer\x12\x12\n\nnum_tokens\x18\x02 \x01(\x05\x12\x1d\n\x15\x63ontext_length_tokens\x18\x03 \x01(\x05*^\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x11\n\rPRIORITY_HIGH\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x10\n\x0cPRIORITY_LOW\x10\x03*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\x93\x03\n\x10InferenceService\x12G\n\x08Generate\x12\x1c.loradock.v1.GenerateRequest\x1a\x1d.loradock.v1.GenerateResponse\x12[\n\x0eStreamGenerate\x12\".loradock.v1.StreamGenerateRequest\x1a#.loradock.v1.StreamGenerateResponse0\x01\x12>\n\x05Score\x12\x19.loradock.v1.ScoreRequest\x1a\x1a.loradock.v1.ScoreResponse\x12G\n\x08\x43lassify\x12\x1c.loradock.v1.ClassifyRequest\x1a\x1d.loradock.v1.ClassifyResponse\x12P\n\x0b\x43ountTokens\x12\x1f.loradock.v1.CountTokensRequest\x1a .loradock.v1.CountTokensResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'loradock.v1.inference_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=2973
-  _globals['_FINISHREASON']._serialized_end=3068
+  _globals['_PRIORITY']._serialized_start=3139
+  _globals['_PRIORITY']._serialized_end=3233
+  _globals['_FINISHREASON']._serialized_start=3235
+  _globals['_FINISHREASON']._serialized_end=3330
   _globals['_TARGET']._serialized_start=81
   _globals['_TARGET']._serialized_end=173
   _globals['_MESSAGE']._serialized_start=175
@@ -51,35 +53,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USAGE']._serialized_start=973
   _globals['_USAGE']._serialized_end=1049
   _globals['_GENERATEREQUEST']._serialized_start=1052
-  _globals['_GENERATEREQUEST']._serialized_end=1184
-  _globals['_GENERATERESPONSE']._serialized_start=1187
-  _globals['_GENERATERESPONSE']._serialized_end=1427
-  _globals['_STREAMGENERATEREQUEST']._serialized_start=1430
-  _globals['_STREAMGENERATEREQUEST']._serialized_end=1568
-  _globals['_STREAMHEAD']._serialized_start=1570
-  _globals['_STREAMHEAD']._serialized_end=1623
-  _globals['_STREAMDELTA']._serialized_start=1625
-  _globals['_STREAMDELTA']._serialized_end=1695
-  _globals['_STREAMTAIL']._serialized_start=1698
-  _globals['_STREAMTAIL']._serialized_end=1834
-  _globals['_STREAMGENERATERESPONSE']._serialized_start=1837
-  _globals['_STREAMGENERATERESPONSE']._serialized_end=1995
-  _globals['_SCOREREQUEST']._serialized_start=1997
-  _globals['_SCOREREQUEST']._serialized_end=2108
-  _globals['_SCOREDCONTINUATION']._serialized_start=2110
-  _globals['_SCOREDCONTINUATION']._serialized_end=2191
-  _globals['_SCORERESPONSE']._serialized_start=2194
-  _globals['_SCORERESPONSE']._serialized_end=2373
-  _globals['_CLASSIFYREQUEST']._serialized_start=2375
-  _globals['_CLASSIFYREQUEST']._serialized_end=2482
-  _globals['_LABELPROBABILITY']._serialized_start=2484
-  _globals['_LABELPROBABILITY']._serialized_end=2555
-  _globals['_CLASSIFYRESPONSE']._serialized_start=2558
-  _globals['_CLASSIFYRESPONSE']._serialized_end=2760
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=2762
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=2856
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=2858
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=2971
-  _globals['_INFERENCESERVICE']._serialized_start=3071
-  _globals['_INFERENCESERVICE']._serialized_end=3474
+  _globals['_GENERATEREQUEST']._serialized_end=1225
+  _globals['_GENERATERESPONSE']._serialized_start=1228
+  _globals['_GENERATERESPONSE']._serialized_end=1468
+  _globals['_STREAMGENERATEREQUEST']._serialized_start=1471
+  _globals['_STREAMGENERATEREQUEST']._serialized_end=1650
+  _globals['_STREAMHEAD']._serialized_start=1652
+  _globals['_STREAMHEAD']._serialized_end=1705
+  _globals['_STREAMDELTA']._serialized_start=1707
+  _globals['_STREAMDELTA']._serialized_end=1777
+  _globals['_STREAMTAIL']._serialized_start=1780
+  _globals['_STREAMTAIL']._serialized_end=1916
+  _globals['_STREAMGENERATERESPONSE']._serialized_start=1919
+  _globals['_STREAMGENERATERESPONSE']._serialized_end=2077
+  _globals['_SCOREREQUEST']._serialized_start=2080
+  _globals['_SCOREREQUEST']._serialized_end=2232
+  _globals['_SCOREDCONTINUATION']._serialized_start=2234
+  _globals['_SCOREDCONTINUATION']._serialized_end=2315
+  _globals['_SCORERESPONSE']._serialized_start=2318
+  _globals['_SCORERESPONSE']._serialized_end=2497
+  _globals['_CLASSIFYREQUEST']._serialized_start=2500
+  _globals['_CLASSIFYREQUEST']._serialized_end=2648
+  _globals['_LABELPROBABILITY']._serialized_start=2650
+  _globals['_LABELPROBABILITY']._serialized_end=2721
+  _globals['_CLASSIFYRESPONSE']._serialized_start=2724
+  _globals['_CLASSIFYRESPONSE']._serialized_end=2926
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=2928
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=3022
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=3024
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=3137
+  _globals['_INFERENCESERVICE']._serialized_start=3333
+  _globals['_INFERENCESERVICE']._serialized_end=3736
 # @@protoc_insertion_point(module_scope)

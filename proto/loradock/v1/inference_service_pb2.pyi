@@ -20,6 +20,32 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _Priority:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _PriorityEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """The same as PRIORITY_NORMAL."""
+    PRIORITY_HIGH: _Priority.ValueType  # 1
+    """Somebody waits for it, and others shall wait for that: needs the role "operate"."""
+    PRIORITY_NORMAL: _Priority.ValueType  # 2
+    PRIORITY_LOW: _Priority.ValueType  # 3
+    """Batches: these fill only half of the places where requests may wait."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Priority says who goes first where requests wait. Whoever waits long enough counts as higher."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""The same as PRIORITY_NORMAL."""
+PRIORITY_HIGH: Priority.ValueType  # 1
+"""Somebody waits for it, and others shall wait for that: needs the role "operate"."""
+PRIORITY_NORMAL: Priority.ValueType  # 2
+PRIORITY_LOW: Priority.ValueType  # 3
+"""Batches: these fill only half of the places where requests may wait."""
+Global___Priority: typing_extensions.TypeAlias = Priority
+
 class _FinishReason:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -319,6 +345,8 @@ class GenerateRequest(google.protobuf.message.Message):
     TARGET_FIELD_NUMBER: builtins.int
     PROMPT_FIELD_NUMBER: builtins.int
     SAMPLING_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    priority: Global___Priority.ValueType
     @property
     def target(self) -> Global___Target: ...
     @property
@@ -331,9 +359,10 @@ class GenerateRequest(google.protobuf.message.Message):
         target: Global___Target | None = ...,
         prompt: Global___Prompt | None = ...,
         sampling: Global___Sampling | None = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["prompt", b"prompt", "sampling", b"sampling", "target", b"target"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["prompt", b"prompt", "sampling", b"sampling", "target", b"target"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "target", b"target"]) -> None: ...
 
 Global___GenerateRequest: typing_extensions.TypeAlias = GenerateRequest
 
@@ -385,6 +414,8 @@ class StreamGenerateRequest(google.protobuf.message.Message):
     TARGET_FIELD_NUMBER: builtins.int
     PROMPT_FIELD_NUMBER: builtins.int
     SAMPLING_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    priority: Global___Priority.ValueType
     @property
     def target(self) -> Global___Target: ...
     @property
@@ -397,9 +428,10 @@ class StreamGenerateRequest(google.protobuf.message.Message):
         target: Global___Target | None = ...,
         prompt: Global___Prompt | None = ...,
         sampling: Global___Sampling | None = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["prompt", b"prompt", "sampling", b"sampling", "target", b"target"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["prompt", b"prompt", "sampling", b"sampling", "target", b"target"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "target", b"target"]) -> None: ...
 
 Global___StreamGenerateRequest: typing_extensions.TypeAlias = StreamGenerateRequest
 
@@ -506,6 +538,8 @@ class ScoreRequest(google.protobuf.message.Message):
     TARGET_FIELD_NUMBER: builtins.int
     PROMPT_FIELD_NUMBER: builtins.int
     CONTINUATIONS_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    priority: Global___Priority.ValueType
     @property
     def target(self) -> Global___Target: ...
     @property
@@ -518,9 +552,10 @@ class ScoreRequest(google.protobuf.message.Message):
         target: Global___Target | None = ...,
         prompt: Global___Prompt | None = ...,
         continuations: collections.abc.Iterable[builtins.str] | None = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["prompt", b"prompt", "target", b"target"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["continuations", b"continuations", "prompt", b"prompt", "target", b"target"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["continuations", b"continuations", "priority", b"priority", "prompt", b"prompt", "target", b"target"]) -> None: ...
 
 Global___ScoreRequest: typing_extensions.TypeAlias = ScoreRequest
 
@@ -586,6 +621,8 @@ class ClassifyRequest(google.protobuf.message.Message):
     TARGET_FIELD_NUMBER: builtins.int
     PROMPT_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    priority: Global___Priority.ValueType
     @property
     def target(self) -> Global___Target: ...
     @property
@@ -600,9 +637,10 @@ class ClassifyRequest(google.protobuf.message.Message):
         target: Global___Target | None = ...,
         prompt: Global___Prompt | None = ...,
         labels: collections.abc.Iterable[builtins.str] | None = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["prompt", b"prompt", "target", b"target"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["labels", b"labels", "prompt", b"prompt", "target", b"target"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["labels", b"labels", "priority", b"priority", "prompt", b"prompt", "target", b"target"]) -> None: ...
 
 Global___ClassifyRequest: typing_extensions.TypeAlias = ClassifyRequest
 
