@@ -57,7 +57,7 @@ class Evaluations:
         fields: dict[str, Any] = {
             "suite": check_name("suite", suite),
             "dataset_digest": check_digest("dataset_digest", dataset_digest),
-            "cost": _checked_cost(cost or {}),
+            "cost": checked_cost(cost or {}),
             "harness": check_text("harness", harness),
             "engine_profile": check_text("engine_profile", engine_profile),
         }
@@ -65,7 +65,7 @@ class Evaluations:
         check_name("base", base_name)
         by = check_text("by", by, 256)
         _check_version(adapter, version_number)
-        measured = _checked_metrics(metrics, self._limits.max_metrics)
+        measured = checked_metrics(metrics, self._limits.max_metrics)
         payload: dict[str, object] = {
             "do": "evaluation.record",
             "base": base_name,
@@ -136,7 +136,8 @@ def _check_version(adapter: str | None, number: int | None) -> None:
         check_number("version_number", number)
 
 
-def _checked_cost(cost: Mapping[str, float]) -> dict[str, float]:
+def checked_cost(cost: Mapping[str, float]) -> dict[str, float]:
+    """Return costs that can be kept, or raise InvalidArgument."""
     for name, value in cost.items():
         check_text("cost", name, 128)
         if not math.isfinite(value):
@@ -144,7 +145,8 @@ def _checked_cost(cost: Mapping[str, float]) -> dict[str, float]:
     return dict(cost)
 
 
-def _checked_metrics(metrics: Sequence[Metric], most: int) -> list[dict[str, object]]:
+def checked_metrics(metrics: Sequence[Metric], most: int) -> list[dict[str, object]]:
+    """Return the rows of metrics, or raise InvalidArgument."""
     if not 0 < len(metrics) <= most:
         raise InvalidArgument("metrics", f"{len(metrics)} is not in 1..{most}")
     if len({metric.name for metric in metrics}) < len(metrics):
