@@ -126,6 +126,17 @@ Index(
     postgresql_where=text("state <> 'deleted'"),
 )
 
+# What keeps a version from being deleted though nothing points at it.
+version_holds = Table(
+    "version_holds",
+    metadata,
+    Column("version_id", ForeignKey("versions.id"), primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("held_by", WHO, nullable=False),
+    Column("held_at", Moment, nullable=False),
+    Column("expires_at", Moment),  # null: until it is taken back
+)
+
 # A deleted alias keeps its row, and so its generation and its ledger.
 aliases = Table(
     "aliases",
@@ -233,6 +244,20 @@ alias_policies = Table(
     PrimaryKeyConstraint("alias_id", "revision"),
 )
 
+# Who approved of a version for an alias, and who took that back; a person's last word counts.
+alias_approvals = Table(
+    "alias_approvals",
+    metadata,
+    Column("ordinal", Integer, primary_key=True),
+    Column("alias_id", ForeignKey("aliases.id"), nullable=False),
+    Column("version_id", ForeignKey("versions.id"), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("approver", WHO, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", Moment, nullable=False),
+    Index(None, "alias_id", "version_id", "ordinal"),
+)
+
 evaluations = Table(
     "evaluations",
     metadata,
@@ -263,6 +288,14 @@ evaluation_metrics = Table(
     Column("low", Float(53)),
     Column("high", Float(53)),
     Column("direction", String(16), nullable=False),
+)
+
+# What each row of the dataset was worth; read only where versions are compared.
+evaluation_items = Table(
+    "evaluation_items",
+    metadata,
+    Column("evaluation", ForeignKey("evaluations.ordinal"), primary_key=True),
+    Column("items", Json, nullable=False),
 )
 
 lineage_nodes = Table(
