@@ -70,7 +70,7 @@ SAMPLES = [
     server.NoEngine(),
     server.CatalogAnswers("production"),
     server.SlowReader(8),
-    server.DeadlineExceeded(),
+    server.DeadlineExceeded("queue"),
     server.Cancelled(),
 ]
 RAISED = {str(i): error for i, error in enumerate([*SAMPLES, KeyError("password=hunter2")])}

@@ -354,6 +354,7 @@ class BuiltinEngine:
             num_blocks=self._pool.num_blocks,
             num_free_blocks=self._pool.num_free,
             num_cached_blocks=self._pool.num_cached,
+            num_memory_tokens=self._pool.num_blocks * BLOCK_TOKENS,
             num_steps=self._num_steps,
             num_step_tokens=self._num_step_tokens,
             num_preemptions=self._scheduler.num_preemptions,

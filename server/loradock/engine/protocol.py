@@ -183,6 +183,7 @@ class EngineState:
     num_blocks: int
     num_free_blocks: int
     num_cached_blocks: int  # held by the prefix cache alone
+    num_memory_tokens: int  # that all blocks together hold
     num_steps: int
     num_step_tokens: int = 0  # computed by all steps, of prompts and of answers
     num_preemptions: int = 0  # times that a row was put back for want of memory

@@ -20,6 +20,7 @@ from loradock.registry.names import Reference
 from loradock.registry.resources import Decoding, Profile, Version
 from loradock.registry.split import Arm
 from loradock.server import spans
+from loradock.server.admission import Admission
 from loradock.server.arm_traffic import ArmTraffic
 from loradock.server.bridge import Bridge
 from loradock.server.call import Call
@@ -103,6 +104,7 @@ class Answering:
         live: Live,
         residencies: Residencies,
         bridge: Bridge,
+        admission: Admission,
         tokenizer: Tokenizer,
         *,
         default_max_tokens: int,
@@ -113,6 +115,7 @@ class Answering:
         self._live = live
         self._residencies = residencies
         self._bridge = bridge
+        self._admission = admission
         self._tokenizer = tokenizer
         self._default_max_tokens = default_max_tokens
         self._metrics = metrics
@@ -142,8 +145,13 @@ class Answering:
             answered = await self.resolve(project, reference, call, sticky_key)
         progress = Progress()
         try:
-            with self._arm_traffic.count(answered, progress, call):
+            with (
+                self._admission.request(call.principal.project, call.priority),
+                self._arm_traffic.count(answered, progress, call),
+            ):
+                call.stage = "load"
                 async with self.leased(answered, progress) as leased:
+                    call.stage = "prompt"
                     yield leased, progress
         finally:
             progress.tell(call)
@@ -195,6 +203,7 @@ class Answering:
             adapter=answered.digest,
             salt=call.principal.project,
             deadline=call.deadline,
+            priority=call.priority,
             facts=call.log_facts,
         )
         piece, flushed_at = Piece(), 0.0
@@ -231,6 +240,7 @@ class Answering:
             adapter=answered.digest,
             salt=call.principal.project,
             deadline=call.deadline,
+            priority=call.priority,
             facts=call.log_facts,
         )
         scores: Sequence[tuple[float, ...]] = ()
@@ -242,11 +252,12 @@ class Answering:
     async def _events(
         self, work: protocol.Work, answered: Answered, progress: Progress, call: Call
     ) -> AsyncGenerator[protocol.RowEvent]:
-        progress.submitted_at = time.monotonic()
-        with self._bridge.row(work, call.interrupt) as row:
+        progress.submitted_at, call.stage = time.monotonic(), "queue"
+        with self._admission.work(work), self._bridge.row(work, call.interrupt) as row:
             if answered.lease is not None:
                 answered.lease.rows.append(row.ended)
             async for event in row.events():
+                call.stage = "batch"
                 progress.take(event, call)
                 yield event
 

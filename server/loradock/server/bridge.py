@@ -16,7 +16,6 @@ from loradock.server.errors import (
     Cancelled,
     DeadlineExceeded,
     EngineFailed,
-    QueueFull,
     SlowReader,
 )
 
@@ -78,13 +77,13 @@ class Row:
 class Bridge:
     """All rows of one engine. Belongs to the event loop's thread, but for `_sink`."""
 
-    def __init__(self, engine: Engine, *, max_rows: int, max_waiting_tokens: int) -> None:
+    def __init__(self, engine: Engine, *, max_waiting_tokens: int) -> None:
         self._engine = engine
-        self._max_rows = max_rows
         self._max_waiting_tokens = max_waiting_tokens
         self._rows: dict[str, Row] = {}
         self._loop = asyncio.get_running_loop()
         self._is_closed = False
+        self.on_engine_stopped: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         """Start the engine's steps."""
@@ -102,8 +101,6 @@ class Bridge:
     @contextmanager
     def row(self, work: Work, on_overrun: Callable[[Exception], None]) -> Iterator[Row]:
         """Submit work and be its reader; leaving before its end cancels it."""
-        if len(self._rows) >= self._max_rows:
-            raise QueueFull(len(self._rows), self._max_rows)
         row = Row(self._max_waiting_tokens, on_overrun)
         self._rows[work.row] = row
         try:
@@ -132,11 +129,13 @@ class Bridge:
                 del self._rows[event.row]
             elif row.is_overrun:
                 self._engine.cancel(event.row)
+        if not events or events[-1].failure is Failure.ENGINE:  # the engine's last words
+            self.on_engine_stopped()
 
 
 def _raise_for(event: RowEvent) -> None:
     if event.finish is Finish.EXPIRED:
-        raise DeadlineExceeded
+        raise DeadlineExceeded("batch" if event.queued_s is None else "queue")
     if event.finish is Finish.CANCELLED:
         raise Cancelled
     if event.finish is Finish.FAILED:

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from loradock.engine.protocol import Priority
+from loradock.server.errors import Stage
 from loradock.server.principal import Principal
 
 
@@ -25,6 +29,15 @@ class Call:
     facts: dict[str, object] = field(default_factory=dict)  # what log lines tell of it
     task: asyncio.Task[object] | None = field(default_factory=asyncio.current_task)
     interruption: Exception | None = None
+    priority: Priority = Priority.NORMAL
+    stage: Stage = "arrival"  # what it is at, as a missed deadline tells it
+
+    @contextmanager
+    def at(self, stage: Stage) -> Iterator[None]:
+        """Be at a stage for a while."""
+        before, self.stage = self.stage, stage
+        yield
+        self.stage = before
 
     @property
     def remaining_s(self) -> float:

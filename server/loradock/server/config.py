@@ -67,8 +67,14 @@ class Config:
     max_adapter_bytes: int = setting(2 << 30, "Bytes of host memory for resident adapters.")
     max_running_rows: int = setting(16, "Sequences in the running batch.")
     max_queue: int = setting(512, "Requests that may wait for a place in the batch.")
+    max_requests_per_project: int = setting(
+        0, "Requests of one project that may be inside; 0 leaves other projects a quarter."
+    )
     kv_tokens: int = setting(0, "Tokens of key/value memory; 0 lets the engine choose.")
     step_tokens: int = setting(0, "Tokens of one step's batch; 0 lets the engine choose.")
+    prefill_tokens: int = setting(
+        0, "Prompt tokens of a step in which others answer; 0 lets the engine choose."
+    )
     default_max_tokens: int = setting(256, "max_tokens where neither request nor profile says.")
     stream_buffer_tokens: int = setting(1024, "Tokens that may wait for a stream's reader.")
     drain_grace_s: float = setting(30.0, "How long running requests may take after SIGTERM.")

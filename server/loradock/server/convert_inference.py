@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from loradock.engine.protocol import Priority
 from loradock.registry.errors import InvalidArgument
 from loradock.registry.names import Reference, check_name, check_text, parse_reference
 from loradock.server import names
@@ -23,6 +24,12 @@ MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_CONTINUATIONS = 1024
 _ROLES = ("system", "user", "assistant")
+_PRIORITIES: Mapping[int, Priority] = {
+    wire.PRIORITY_UNSPECIFIED: Priority.NORMAL,
+    wire.PRIORITY_HIGH: Priority.HIGH,
+    wire.PRIORITY_NORMAL: Priority.NORMAL,
+    wire.PRIORITY_LOW: Priority.LOW,
+}
 _FINISHES = {"stop": wire.FINISH_REASON_STOP, "length": wire.FINISH_REASON_LENGTH}
 
 
@@ -48,6 +55,16 @@ def read_target(message: wire.Target, call: Call) -> Target:
         raise InvalidArgument("target", "name an adapter, or ask for the base with base = true")
     check_text("target.sticky_key", message.sticky_key, MAX_KEY_CHARS)
     return Target(project, reference, message.sticky_key)
+
+
+def read_priority(value: wire.Priority.ValueType, call: Call) -> Priority:
+    """Read who goes first; to go before others takes a role."""
+    if value not in _PRIORITIES:
+        raise InvalidArgument("priority", f"{value} is no priority")
+    priority = _PRIORITIES[value]
+    if priority is Priority.HIGH:
+        call.principal.require(Role.OPERATE)
+    return priority
 
 
 def read_prompt(message: wire.Prompt, max_bytes: int) -> Asked:

@@ -7,7 +7,7 @@ ServerError
 ├── StaleEtag              an adapter was changed by somebody else first
 ├── ChunkTooLarge          a chunk of an upload over its limit
 ├── Draining               the server is stopping
-├── QueueFull              as many requests wait as may wait
+├── QueueFull              as much waits as may wait
 ├── WrongBase              a version made for another base than this server runs
 ├── AdapterMemoryFull      no room for one more resident version
 ├── AdapterLoadFailed      a version could not be brought in
@@ -23,6 +23,9 @@ ServerError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal
+
 from loradock.engine.protocol import Failure
 
 
@@ -31,6 +34,18 @@ _FAILURES = {
     Failure.COMPUTE: "it could not be computed",
     Failure.MEMORY: "there was no memory for it",
     Failure.ENGINE: "the engine has stopped",
+}
+
+
+Stage = Literal["arrival", "load", "prompt", "queue", "batch", "stream"]  # of a request's way
+
+_STAGES: Mapping[Stage, str] = {
+    "arrival": "the request was read",
+    "load": "its adapter was brought in",
+    "prompt": "its prompt was made",
+    "queue": "it waited for a place in the batch",
+    "batch": "it was computed",
+    "stream": "its answer was taken by the reader",
 }
 
 
@@ -91,11 +106,14 @@ class Draining(ServerError):
 
 
 class QueueFull(ServerError):
-    """As many requests wait as may wait."""
+    """As much waits as may wait."""
 
-    def __init__(self, num_rows: int, limit: int) -> None:
-        self.num_rows, self.limit = num_rows, limit
-        super().__init__(f"{num_rows} requests run or wait, and {limit} is the limit")
+    def __init__(
+        self, num_taken: int, limit: int, what: str = "requests", retry_after_s: float = 1.0
+    ) -> None:
+        self.what, self.num_taken, self.limit = what, num_taken, limit
+        self.retry_after_s = retry_after_s
+        super().__init__(f"{num_taken} {what} run or wait, and {limit} is the limit")
 
 
 class WrongBase(ServerError):
@@ -166,10 +184,11 @@ class SlowReader(ServerError):
 
 
 class DeadlineExceeded(ServerError):
-    """The deadline passed."""
+    """The deadline passed; `stage` says during what."""
 
-    def __init__(self) -> None:
-        super().__init__("the deadline passed")
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        super().__init__(f"the deadline passed while {_STAGES[stage]}")
 
 
 class Cancelled(ServerError):

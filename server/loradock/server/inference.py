@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from loradock.engine.protocol import Engine
 from loradock.registry.errors import AlreadyExists, NotFound
 from loradock.registry.registry import Registry
+from loradock.server.admission import MEMORIES, Admission
 from loradock.server.answer import Answering
 from loradock.server.arm_traffic import ArmTraffic
 from loradock.server.bridge import Bridge
@@ -84,10 +85,11 @@ async def start_inference(
     engine, tokenizer = await asyncio.to_thread(load, config)
     identity = Identity(server_id, engine.base)
     await threads.run(agree_on_base, config, registry, identity)
-    bridge = Bridge(
-        engine,
-        max_rows=config.max_running_rows + config.max_queue,
-        max_waiting_tokens=config.stream_buffer_tokens,
+    bridge = Bridge(engine, max_waiting_tokens=config.stream_buffer_tokens)
+    admission = Admission(
+        max_requests=config.max_running_rows + config.max_queue,
+        max_per_project=config.max_requests_per_project,
+        max_tokens=MEMORIES * engine.state().num_memory_tokens,
     )
     live = Live(registry.reader, threads)
     load_threads = Threads("load", NUM_LOAD_THREADS)
@@ -127,6 +129,7 @@ async def start_inference(
         live,
         residencies,
         bridge,
+        admission,
         tokenizer,
         default_max_tokens=config.default_max_tokens,
         metrics=metrics,

@@ -38,7 +38,7 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
         ask = self._read(request)
         whole = Piece()
         async with (
-            self._admitted(target, call) as (answered, progress),
+            self._admitted(target, request.priority, call) as (answered, progress),
             aclosing(await self._pieces(ask, answered, progress, call)) as pieces,
         ):
             async for piece in pieces:
@@ -60,7 +60,7 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
         call = current_call()
         target = convert.read_target(request.target, call)
         ask = self._read(request)
-        async with self._admitted(target, call) as (answered, progress):
+        async with self._admitted(target, request.priority, call) as (answered, progress):
             async with aclosing(await self._pieces(ask, answered, progress, call)) as pieces:
                 answerer = convert.answerer(answered, self._identity, call)
                 yield wire.StreamGenerateResponse(head=wire.StreamHead(answerer=answerer))
@@ -69,8 +69,9 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
             yield wire.StreamGenerateResponse(tail=_tail(progress, call))
 
     def _admitted(
-        self, target: convert.Target, call: Call
+        self, target: convert.Target, priority: wire.Priority.ValueType, call: Call
     ) -> AbstractAsyncContextManager[tuple[Answered, Progress]]:
+        call.priority = convert.read_priority(priority, call)
         return self._answering.admitted(target.project, target.reference, call, target.sticky_key)
 
     def _read(self, request: Request) -> tuple[Asked, Wanted]:
@@ -95,7 +96,7 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
         )
         if not texts:
             raise InvalidArgument("continuations", "give at least one")
-        async with self._admitted(target, call) as (answered, progress):
+        async with self._admitted(target, request.priority, call) as (answered, progress):
             prompt, tokens = await self._prompts.continuations(
                 asked, answered.profile, texts, end=False
             )
@@ -120,7 +121,7 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
         target = convert.read_target(request.target, call)
         asked = convert.read_prompt(request.prompt, self._max_text_bytes)
         given = convert.read_continuations("labels", request.labels, self._max_text_bytes)
-        async with self._admitted(target, call) as (answered, progress):
+        async with self._admitted(target, request.priority, call) as (answered, progress):
             labels = given or answered.profile.labels
             if not labels:
                 raise InvalidArgument("labels", "give labels: the answerer has none of its own")

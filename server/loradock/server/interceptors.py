@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError, Message
 
 from loradock.registry.errors import InvalidArgument
 from loradock.server import spans
-from loradock.server.call import Call, enter_call
+from loradock.server.call import Call, current_call, enter_call
 from loradock.server.errors import DeadlineExceeded, MessageTooLarge
 from loradock.server.gate import Gate
 from loradock.server.metrics import Metrics
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID_KEY = "x-request-id"
 MAX_REQUEST_ID_CHARS = 128
+LAST_WORD_S, LAST_WORD_SHARE = 0.05, 0.02  # of a deadline: to say that it passed, and where
 OPEN_SERVICES = ("/grpc.health.v1.",)
 INFERENCE = "/loradock.v1.InferenceService/"
 # What every log line of an inference request says, also before it is known or when it never is.
@@ -106,7 +107,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             ):
                 async for response in responses:
                     self._check_response(response)
-                    await context.write(response)
+                    with current_call().at("stream"):
+                        await context.write(response)
 
         kind = {
             (False, False): grpc.unary_unary_rpc_method_handler,
@@ -155,7 +157,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             call = Call(method, request_id, principal, started + allowed_s, started, known)
             enter_call(call)
             with self._gate.passage():
-                async with _until(allowed_s), _interruptible(call):
+                async with _until(allowed_s, call), _interruptible(call):
                     yield
         except asyncio.CancelledError:
             reason = "CANCELLED"
@@ -177,7 +179,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._metrics.call_ended(method, reason, seconds, call, is_inference=is_inference)
 
     def _allowed_s(self, asked_s: float | None) -> float:
-        return self._max_deadline_s if asked_s is None else min(asked_s, self._max_deadline_s)
+        """Give what a call may take: a little less than asked, so that the refusal is heard."""
+        if asked_s is None:
+            return self._max_deadline_s
+        return min(asked_s - min(LAST_WORD_S, asked_s * LAST_WORD_SHARE), self._max_deadline_s)
 
     def _checked(self, request: object) -> object:
         """Raise what was wrong with a request, now that its call has begun."""
@@ -210,14 +215,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
 
 @asynccontextmanager
-async def _until(seconds: float) -> AsyncIterator[None]:
+async def _until(seconds: float, call: Call) -> AsyncIterator[None]:
     timer = asyncio.timeout(seconds)
     try:
         async with timer:
             yield
     except TimeoutError as error:
         if timer.expired():
-            raise DeadlineExceeded from error
+            raise DeadlineExceeded(call.stage) from error
         raise
 
 

@@ -26,6 +26,7 @@ def load(config: Config) -> tuple[Engine, Tokenizer]:
         max_rows=config.max_running_rows,
         kv_tokens=config.kv_tokens,
         step_tokens=config.step_tokens,
+        prefill_tokens=config.prefill_tokens,
         threads=config.threads,
     )
     return engine, tokenizer

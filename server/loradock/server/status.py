@@ -145,9 +145,7 @@ TABLE: Mapping[type[Exception], Row] = {
         Code.RESOURCE_EXHAUSTED, "CHUNK_TOO_LARGE", ("size_bytes", "limit_bytes")
     ),
     server.Draining: Row(Code.UNAVAILABLE, "DRAINING", retry_after_s=0.5),
-    server.QueueFull: Row(
-        Code.RESOURCE_EXHAUSTED, "QUEUE_FULL", ("num_rows", "limit"), retry_after_s=1.0
-    ),
+    server.QueueFull: Row(Code.RESOURCE_EXHAUSTED, "QUEUE_FULL", ("what", "num_taken", "limit")),
     server.WrongBase: Row(
         Code.FAILED_PRECONDITION, "BASE_MODEL_MISMATCH", ("version", "wanted", "served")
     ),
@@ -164,7 +162,7 @@ TABLE: Mapping[type[Exception], Row] = {
     server.NoEngine: Row(Code.FAILED_PRECONDITION, "NO_ENGINE"),
     server.CatalogAnswers: Row(Code.FAILED_PRECONDITION, "CATALOG_ANSWERS", ("alias",)),
     server.SlowReader: Row(Code.RESOURCE_EXHAUSTED, "SLOW_READER", ("limit_tokens",)),
-    server.DeadlineExceeded: Row(Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
+    server.DeadlineExceeded: Row(Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", ("stage",)),
     server.Cancelled: Row(Code.CANCELLED, "CANCELLED"),
 }
 
