@@ -75,6 +75,10 @@ class Server:
             self._stopping = asyncio.create_task(self._stop())
         await asyncio.shield(self._stopping)
 
+    def engine_stopped(self) -> None:
+        """Tell health that nothing can be answered any more, for good."""
+        self.tasks.append(asyncio.create_task(self.listener.say_not_serving()))
+
     async def _stop(self) -> None:
         log.info("draining", extra={"facts": {"num_inside": self.gate.num_inside}})
         await self.listener.say_not_serving()
@@ -163,6 +167,7 @@ async def _listen(
     )
     server = Server(config, address, registry, inference, gate, listener, threads)
     if inference is not None:
+        inference.bridge.on_engine_stopped = server.engine_stopped
         server.tasks += inference.follow(address)
     if config.has_role("registry"):
         controller = RolloutController(
