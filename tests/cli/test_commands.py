@@ -363,6 +363,15 @@ def test_server(loradock, as_json, task):
     as_json(sdk.Residency, "server", "unload", f"{task}@2", "--dry-run")
     as_json(sdk.Residency, "server", "unload", f"{task}@2")
     loradock("generate", "--adapter", task, "hi")  # from then on the alias is followed
+    for verb, state in {"prefetch": "cached", "pin": "resident", "unpin": "resident"}.items():
+        as_json(sdk.Residency, "server", verb, f"{task}@2", "--dry-run")
+        found = as_json(sdk.Residency, "server", verb, f"{task}@2")
+        assert (found["state"], found["pinned"]) == (state, verb == "pin")
+        assert (found["adapter"], found["version_number"]) == (task, 2)
+    assert f"{task}@2" in loradock("server", "status").out
+    as_json(sdk.ServerStatus, "server", "drain", "--dry-run")
+    assert as_json(sdk.ServerStatus, "server", "drain")["drained"]
+    assert not as_json(sdk.ServerStatus, "server", "undrain")["drained"]
     as_json(sdk.LiveAlias, "server", "override", f"{task}:production", "--reason", "r", "--dry-run")
     loradock("server", "override", f"{task}:production", "--reason", "r", code=6)
     loradock("server", "override", f"{task}:nowhere", "--reason", "r", "--dry-run", code=3)

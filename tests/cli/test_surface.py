@@ -40,7 +40,7 @@ def test_the_issues_commands_are_there():
         "alias policy": "set show check",
         "eval": "run add list",
         "lineage": "show",
-        "server": "status list load unload override",
+        "server": "status list prefetch load unload pin unpin drain undrain override",
         "base": "list",
         "audit": "list verify",
     }

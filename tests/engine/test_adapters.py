@@ -1,7 +1,6 @@
 """What the engine answers with an adapter is what PEFT does, alone and among all others."""
 
 import random
-import re
 import resource
 import sys
 from contextlib import contextmanager
@@ -64,8 +63,8 @@ def test_an_adapter_takes_as_many_bytes_as_were_foreseen(work, everyone):
 def no_more_memory():
     """Let this process map nothing more, for real."""
     limits = resource.getrlimit(resource.RLIMIT_AS)
-    mapped_kib = int(re.search(r"VmSize:\s+(\d+)", Path("/proc/self/status").read_text())[1])
-    resource.setrlimit(resource.RLIMIT_AS, (mapped_kib << 10, limits[1]))
+    num_pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (num_pages * resource.getpagesize(), limits[1]))
     try:
         yield
     finally:

@@ -45,11 +45,12 @@ ROLES = {
     "DeleteAlias OverrideAlias StartRollout PauseRollout ResumeRollout PromoteRollout AbortRollout",
     Role.INFER: "Generate StreamGenerate Score Classify CountTokens",
     Role.OPERATE: "RegisterBaseModel LoadAdapter UnloadAdapter SetAliasPolicy "
+    "PrefetchAdapter PinAdapter UnpinAdapter UndrainServer DrainServer "
     "CollectGarbage VerifyBlobs VerifyAudit",
 }
 OF_NO_PROJECT = {
     *("RegisterBaseModel", "GetBaseModel", "ListBaseModels"),
-    *("GetServer", "ListServers", "UnloadAdapter"),
+    *("GetServer", "ListServers", "UnloadAdapter", "DrainServer", "UndrainServer"),
 }
 ADAPTER = "projects/other/adapters/triage"
 ALIAS = f"{ADAPTER}/aliases/production"

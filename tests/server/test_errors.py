@@ -64,6 +64,8 @@ SAMPLES = [
     server.Draining(),
     server.QueueFull(9, 9),
     server.WrongBase("triage@1", "a", "b"),
+    server.AdapterTooLarge(10, 1),
+    server.AdapterPinned("sha256:1"),
     server.AdapterMemoryFull(9, 1, 5),
     server.AdapterLoadFailed(DIGEST, "store is down", 2.0),
     server.NotResidentHere(DIGEST),

@@ -1,7 +1,7 @@
 """S7, S8, S9, S11: what is brought in, once; what may not go; what can't come; what was broken."""
 
 import asyncio
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import grpc
 import pytest
@@ -9,6 +9,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from served import Running, reason_of, refusal_of, running, until
 
+from loradock.registry.names import parse_reference
 from loradock.v1 import server_service_pb2
 
 NUM_CALLERS = 100
@@ -76,25 +77,83 @@ async def test_s7_versions_of_the_same_weights_download_them_once(served, tiny_a
     assert len(messages(caplog, "weights fetched")) == 1
 
 
-@pytest.mark.contract("S8")
-async def test_s8_leased_version_is_never_evicted_and_no_room_is_told(
-    tiny_base, tiny_adapter, tmp_path
-):
+@pytest.fixture
+async def tight(tiny_base, tiny_adapter, tmp_path):
+    """Four versions, and memory for one of them."""
     async with running(tiny_base, tmp_path) as served:
-        for seed in (1, 2):
+        for seed in range(1, 5):
             await served.publish("triage", tiny_adapter(seed))
         size = (await load(served, "triage@1")).size_bytes
-    async with running(tiny_base, tmp_path, max_adapter_bytes=size * 3 // 2) as served:
-        stream = served.stream("triage@1", max_tokens=900)
-        await anext(aiter(stream))
-        error = await refusal_of(served.ask("triage@2"))
+    settings = {"max_adapter_bytes": size * 3 // 2, "max_queue": 3}
+    async with running(tiny_base, tmp_path, **settings) as served:
+        yield served
+        assert served.parts.inside.residencies.check() == []
+
+
+@asynccontextmanager
+async def in_use(served: Running, reference: str):
+    """Hold a version as a request does that goes on."""
+    inside = served.parts.inside
+    resolved = await inside.live.resolve("default", parse_reference(reference))
+    async with inside.residencies.lease(resolved.version):
+        yield
+
+
+@pytest.mark.contract("S8")
+async def test_s8_no_room_is_told_before_the_deadline_and_the_leased_stays(tight):
+    async with in_use(tight, "triage@1"):
+        error = await refusal_of(tight.ask("triage@2", timeout=2.0))
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert reason_of(error) == "ADAPTER_MEMORY_FULL"
         assert retry_delay_s(error) > 0
-        stream.cancel()
-        await until(lambda: not any(place.leases for place in served.residencies.values()))
-        assert (await served.ask("triage@2")).answerer.version_number == 2
-        assert len(served.residencies) == 1
+        assert (await tight.ask("triage@1")).answerer.version_number == 1
+    assert (await tight.ask("triage@2")).answerer.version_number == 2
+    assert len(tight.residencies) == 1
+
+
+@pytest.mark.contract("S8")
+async def test_s8_who_waits_for_room_gets_it_in_order(tight):
+    order = []
+
+    async def ask(number):
+        order.append((await tight.ask(f"triage@{number}")).answerer.version_number)
+
+    async with in_use(tight, "triage@1"):
+        tasks = []
+        for number in (3, 2, 4):
+            tasks.append(asyncio.create_task(ask(number)))
+            await until(lambda: num_waiting(tight) == len(tasks))
+        assert reason_of(await refusal_of(tight.ask("triage@2"))) == "QUEUE_FULL"
+        assert order == []
+    await asyncio.gather(*tasks)
+    assert order == [3, 2, 4]
+
+
+@pytest.mark.contract("S8")
+async def test_s8_who_waits_for_room_and_goes_away_delays_nobody(tight):
+    async with in_use(tight, "triage@1"):
+        impatient = asyncio.create_task(tight.ask("triage@3"))
+        await until(lambda: num_waiting(tight) == 1)
+        patient = asyncio.create_task(tight.ask("triage@2"))
+        await until(lambda: num_waiting(tight) == 2)
+        impatient.cancel()
+        await until(lambda: num_waiting(tight) == 1)
+    assert (await patient).answerer.version_number == 2
+    assert [place.state for place in tight.residencies.values()] == ["resident"]
+
+
+def num_waiting(served: Running) -> int:
+    return sum(p.waits_for_room for p in served.parts.inside.residencies.places())
+
+
+async def test_a_version_larger_than_all_memory_is_refused_as_such(
+    tiny_base, tiny_adapter, tmp_path
+):
+    async with running(tiny_base, tmp_path, max_adapter_bytes=1000) as served:
+        await served.publish("triage", tiny_adapter(1))
+        error = await refusal_of(served.ask("triage@1"))
+        assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert reason_of(error) == "ADAPTER_TOO_LARGE"
 
 
 def retry_delay_s(error: grpc.aio.AioRpcError) -> float:

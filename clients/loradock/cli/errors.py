@@ -72,6 +72,8 @@ _HINTS = {
     "UNAVAILABLE": "is a server there? name it with --address, or start one: `loradock serve`",
     "QUEUE_FULL": "the server is busy: try again in a moment",
     "ADAPTER_MEMORY_FULL": "let one go with `loradock server unload`, or try again in a moment",
+    "ADAPTER_PINNED": "take the pin back first: `loradock server unpin`",
+    "ADAPTER_TOO_LARGE": "the server needs a larger max_adapter_bytes to serve it",
     "DISK_FULL": "`loradock doctor` tells which disk is full; `loradock gc` makes room",
     "UPLOAD_OFFSET": "another upload of the same bytes is in the way: try again in a moment",
     "ADAPTER_LOAD_FAILED": "`loradock server status` tells why",

@@ -14,21 +14,27 @@ from loradock.cli.refusal import NOT_FOUND, CommandError
 from loradock.cli.session import connect
 
 if TYPE_CHECKING:
-    from loradock.client import Client, LiveAlias, Residency, ServerStatus
+    from loradock.client import Client, LiveAlias, Residency, ServerStatus, Tier
 
 app = noun("server", "See running servers, and what they have resident.")
 
 RESIDENCY_COLUMNS = {
-    "version": lambda r: short_digest(r.version_digest),
+    "version": lambda r: _named(r.adapter, r.version_number, r.version_digest),
+    "digest": lambda r: short_digest(r.version_digest),
     "state": lambda r: r.state,
+    "pinned": lambda r: "yes" if r.pinned else "",
+    "live as": lambda r: ", ".join(r.live_aliases),
     "size": lambda r: size_text(r.size_bytes),
     "leases": lambda r: r.num_leases,
+    "hits": lambda r: r.num_hits,
+    "last use": lambda r: r.last_use_time or "",
+    "load": lambda r: f"{r.load_s * 1000:.0f} ms" if r.load_s else "",
     "reason": lambda r: r.reason,
 }
 LIVE_COLUMNS = {
     "alias": lambda a: f"{a.adapter}:{a.alias}",
-    "live": lambda a: short_digest(a.live_digest),
-    "desired": lambda a: short_digest(a.desired_digest),
+    "live": lambda a: _named(a.adapter, a.live_number, a.live_digest),
+    "desired": lambda a: _named(a.adapter, a.desired_number, a.desired_digest),
     "generation": lambda a: a.generation,
     "overridden": lambda a: "yes" if a.overridden else "",
     "reason": lambda a: a.reason,
@@ -52,6 +58,15 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
         show_table(found.server.residencies, RESIDENCY_COLUMNS, as_json)
 
 
+def _named(adapter: str, number: int | None, digest: str) -> str:
+    return short_digest(digest) if number is None else f"{adapter}@{number}"
+
+
+def _tier_text(tier: Tier, items: str) -> str:
+    used, budget = size_text(tier.used_bytes), size_text(tier.budget_bytes)
+    return f"{used} of {budget} for {tier.num_items} {items}"
+
+
 def _status_fields(found: ServerStatus) -> dict[str, object]:
     server, limits = found.server, found.limits
     return {
@@ -63,8 +78,11 @@ def _status_fields(found: ServerStatus) -> dict[str, object]:
         "context": f"{limits.context_length_tokens} tokens",
         "rows": f"{found.num_running_rows} of {limits.max_running_rows} running, "
         f"{found.num_waiting_rows} waiting",
+        "memory": _tier_text(found.memory, "adapters"),
+        "disk": _tier_text(found.disk, "files"),
         "sequence": server.sequence,
-        "divergences": server.divergences or "none",
+        "drained": "yes: new requests are refused" if found.drained else "no",
+        "degraded": found.degraded or "no",
         "started": server.started_at,
     }
 
@@ -88,6 +106,97 @@ def list_(context: typer.Context, limit: LimitOption = None, as_json: JsonOption
         )
 
 
+@command(app, "prefetch", "server prefetch support-triage:staging", gives="`Residency`")
+def prefetch(
+    context: typer.Context,
+    reference: Annotated[str, typer.Argument(metavar="REFERENCE")],
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a version's weights to the disk of the server that answers, and no further."""
+    with connect(context) as client:
+        found = _resolved(client, reference, "would be fetched") if dry_run else None
+        _show_residency(found or client.server.prefetch(reference), as_json)
+
+
+@command(
+    app, "pin", "server pin support-triage", "server pin support-triage@7", gives="`Residency`"
+)
+def pin(
+    context: typer.Context,
+    reference: Annotated[str, typer.Argument(metavar="REFERENCE")],
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a version resident, and keep it so whatever else is asked for.
+
+    A pinned alias keeps whatever it is answered with. It holds until the server ends; `loradock
+    serve --pin` pins from the start.
+    """
+    with connect(context) as client:
+        found = _resolved(client, reference, "would be pinned") if dry_run else None
+        _show_residency(found or client.server.pin(reference), as_json)
+
+
+@command(app, "unpin", "server unpin support-triage", gives="`Residency`")
+def unpin(
+    context: typer.Context,
+    reference: Annotated[str, typer.Argument(metavar="REFERENCE")],
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a pin back, by the reference that was pinned. What was pinned goes when it must."""
+    with connect(context) as client:
+        found = _resolved(client, reference, "would be unpinned") if dry_run else None
+        _show_residency(found or client.server.unpin(reference), as_json)
+
+
+@command(app, "drain", "server drain", "server drain --wait 60 --exit", gives="`ServerStatus`")
+def drain(
+    context: typer.Context,
+    wait: Annotated[
+        float, typer.Option("--wait", metavar="SECONDS", help="Wait for running requests.")
+    ] = 10.0,
+    exit_: Annotated[
+        bool, typer.Option("--exit", help="Then end the process, as SIGTERM does.")
+    ] = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take the server that answers out of traffic: it refuses what is new, and ends what runs.
+
+    Health says NOT_SERVING. `loradock server undrain` takes it back.
+    """
+    with connect(context) as client:
+        found = client.server.status()
+        if dry_run:
+            then = "drained, then end" if exit_ else "drained"
+            note(f"{found.server.server_id} would be {then}")
+        else:
+            num_inside = client.server.drain(wait_s=wait, exit=exit_)
+            note(f"{found.server.server_id} is drained; {num_inside} requests still run")
+            found = found if exit_ else client.server.status()
+        _show_drained(found, as_json)
+
+
+@command(app, "undrain", "server undrain", gives="`ServerStatus`")
+def undrain(
+    context: typer.Context, dry_run: DryRunOption = False, as_json: JsonOption = False
+) -> None:
+    """Take the server that answers back into traffic."""
+    with connect(context) as client:
+        if dry_run:
+            note(f"{client.server.status().server.server_id} would be taken back")
+        else:
+            client.server.undrain()
+        _show_drained(client.server.status(), as_json)
+
+
+def _show_drained(found: ServerStatus, as_json: bool) -> None:
+    fields = _status_fields(found)
+    show_record(found, {name: fields[name] for name in ("server", "rows", "drained")}, as_json)
+
+
 @command(app, "load", "server load support-triage:staging", gives="`Residency`")
 def load(
     context: typer.Context,
@@ -97,12 +206,8 @@ def load(
 ) -> None:
     """Make a version resident on the server that answers."""
     with connect(context) as client:
-        if dry_run:
-            version = client.versions.resolve(reference).version
-            note(f"{version.reference} would be made resident")
-            _show_residency(_held(client, version.digest), as_json)
-        else:
-            _show_residency(client.server.load(reference), as_json)
+        found = _resolved(client, reference, "would be made resident") if dry_run else None
+        _show_residency(found or client.server.load(reference), as_json)
 
 
 @command(app, "unload", "server unload support-triage@1", gives="`Residency`")
@@ -126,6 +231,13 @@ def unload(
             _show_residency(client.server.unload(digest, drain_s=drain), as_json)
 
 
+def _resolved(client: Client, reference: str, what: str) -> Residency:
+    """Say what would happen to a version; give its place as it is."""
+    version = client.versions.resolve(reference).version
+    note(f"{version.reference} {what}")
+    return _held(client, version.digest)
+
+
 def _held(client: Client, digest: str) -> Residency:
     """Give a version's place on the server that answers, also if it has none."""
     from loradock.client import Residency, ResidencyState
@@ -139,8 +251,10 @@ def _show_residency(residency: Residency, as_json: bool) -> None:
     show_record(
         residency,
         {
-            "version": residency.version_digest,
+            "version": _named(residency.adapter, residency.version_number, ""),
+            "digest": residency.version_digest,
             "state": residency.state,
+            "pinned": "yes" if residency.pinned else "no",
             "size": size_text(residency.size_bytes),
             "leases": residency.num_leases,
             "reason": residency.reason,
@@ -191,8 +305,8 @@ def _show_live(live: LiveAlias, as_json: bool) -> None:
         live,
         {
             "alias": f"{live.adapter}:{live.alias}",
-            "live": live.live_digest,
-            "desired": live.desired_digest,
+            "live": f"{_named(live.adapter, live.live_number, '')} {live.live_digest}",
+            "desired": f"{_named(live.adapter, live.desired_number, '')} {live.desired_digest}",
             "generation": live.generation,
             "overridden": "yes" if live.overridden else "no",
             "reason": live.reason,

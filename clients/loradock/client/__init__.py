@@ -107,6 +107,7 @@ from loradock.client._values.server import (
     Server,
     ServerLimits,
     ServerStatus,
+    Tier,
 )
 
 __all__ = [
@@ -190,6 +191,7 @@ __all__ = [
     "SuiteDemand",
     "TextChunk",
     "TextStream",
+    "Tier",
     "Timings",
     "TokenCount",
     "TransferProgress",

@@ -11,6 +11,8 @@ DEADLINES_S = {
     "Score": 120.0,
     "Classify": 120.0,
     "LoadAdapter": 120.0,
+    "PrefetchAdapter": 120.0,
+    "PinAdapter": 120.0,
     "PublishVersion": 120.0,
     "GetLineage": 60.0,
     "CollectGarbage": 600.0,
@@ -36,7 +38,7 @@ IDEMPOTENT_METHODS = {
     "EvaluationService": ("RecordEvaluation", "GetEvaluation", "ListEvaluations", "GetLineage"),
     "InferenceService": ("Generate", "StreamGenerate", "Score", "Classify", "CountTokens"),
     "AdminService": ("CollectGarbage", "VerifyBlobs", "ListAuditEvents", "VerifyAudit"),
-    "ServerService": ("GetServer", "ListServers", "LoadAdapter"),
+    "ServerService": ("GetServer", "ListServers", "PrefetchAdapter", "LoadAdapter"),
 }
 
 

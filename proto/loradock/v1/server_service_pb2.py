@@ -27,43 +27,65 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from loradock.v1 import resources_pb2 as loradock_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n loradock/v1/server_service.proto\x12\x0bloradock.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bloradock/v1/resources.proto\"\x87\x01\n\tResidency\x12\x16\n\x0eversion_digest\x18\x01 \x01(\t\x12*\n\x05state\x18\x02 \x01(\x0e\x32\x1b.loradock.v1.ResidencyState\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x12\n\nnum_leases\x18\x04 \x01(\x05\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\xb0\x01\n\tLiveAlias\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0blive_digest\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x65sired_digest\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x03\x12\x12\n\noverridden\x18\x05 \x01(\x08\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12&\n\x05split\x18\x07 \x01(\x0b\x32\x12.loradock.v1.SplitH\x00\x88\x01\x01\x42\x08\n\x06_split\"\xa1\x02\n\x06Server\x12\x11\n\tserver_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x12\n\nbase_model\x18\x03 \x01(\t\x12.\n\x0c\x62\x61se_digests\x18\x04 \x01(\x0b\x32\x18.loradock.v1.BaseDigests\x12\x10\n\x08sequence\x18\x05 \x01(\x03\x12+\n\x0bresidencies\x18\x06 \x03(\x0b\x32\x16.loradock.v1.Residency\x12\x13\n\x0b\x64ivergences\x18\x07 \x03(\t\x12.\n\nstarted_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07seen_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x93\x01\n\x0cServerLimits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x05\x12\x17\n\x0fmax_chunk_bytes\x18\x02 \x01(\x05\x12\x16\n\x0emax_blob_bytes\x18\x03 \x01(\x03\x12\x1d\n\x15\x63ontext_length_tokens\x18\x04 \x01(\x05\x12\x18\n\x10max_running_rows\x18\x05 \x01(\x05\"\x12\n\x10GetServerRequest\"\xee\x01\n\x11GetServerResponse\x12#\n\x06server\x18\x01 \x01(\x0b\x32\x13.loradock.v1.Server\x12\x0f\n\x07release\x18\x02 \x01(\t\x12\x16\n\x0e\x65ngine_profile\x18\x03 \x01(\t\x12)\n\x06limits\x18\x04 \x01(\x0b\x32\x19.loradock.v1.ServerLimits\x12,\n\x0clive_aliases\x18\x05 \x03(\x0b\x32\x16.loradock.v1.LiveAlias\x12\x18\n\x10num_running_rows\x18\x06 \x01(\x05\x12\x18\n\x10num_waiting_rows\x18\x07 \x01(\x05\";\n\x12ListServersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"T\n\x13ListServersResponse\x12$\n\x07servers\x18\x01 \x03(\x0b\x32\x13.loradock.v1.Server\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"7\n\x12LoadAdapterRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\treference\x18\x02 \x01(\t\"@\n\x13LoadAdapterResponse\x12)\n\tresidency\x18\x01 \x01(\x0b\x32\x16.loradock.v1.Residency\"`\n\x14UnloadAdapterRequest\x12\x16\n\x0eversion_digest\x18\x01 \x01(\t\x12\x30\n\rdrain_timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"B\n\x15UnloadAdapterResponse\x12)\n\tresidency\x18\x01 \x01(\x0b\x32\x16.loradock.v1.Residency\"h\n\x14OverrideAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x0eversion_digest\x18\x02 \x01(\tH\x00\x12\x12\n\x08previous\x18\x03 \x01(\x08H\x00\x12\x0e\n\x06reason\x18\x04 \x01(\tB\x04\n\x02to\"C\n\x15OverrideAliasResponse\x12*\n\nlive_alias\x18\x01 \x01(\x0b\x32\x16.loradock.v1.LiveAlias*\xa6\x01\n\x0eResidencyState\x12\x1f\n\x1bRESIDENCY_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17RESIDENCY_STATE_LOADING\x10\x01\x12\x1c\n\x18RESIDENCY_STATE_RESIDENT\x10\x02\x12\x1c\n\x18RESIDENCY_STATE_DRAINING\x10\x03\x12\x1a\n\x16RESIDENCY_STATE_FAILED\x10\x04\x32\xaf\x03\n\rServerService\x12J\n\tGetServer\x12\x1d.loradock.v1.GetServerRequest\x1a\x1e.loradock.v1.GetServerResponse\x12P\n\x0bListServers\x12\x1f.loradock.v1.ListServersRequest\x1a .loradock.v1.ListServersResponse\x12P\n\x0bLoadAdapter\x12\x1f.loradock.v1.LoadAdapterRequest\x1a .loradock.v1.LoadAdapterResponse\x12V\n\rUnloadAdapter\x12!.loradock.v1.UnloadAdapterRequest\x1a\".loradock.v1.UnloadAdapterResponse\x12V\n\rOverrideAlias\x12!.loradock.v1.OverrideAliasRequest\x1a\".loradock.v1.OverrideAliasResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n loradock/v1/server_service.proto\x12\x0bloradock.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bloradock/v1/resources.proto\"\xf9\x02\n\tResidency\x12\x16\n\x0eversion_digest\x18\x01 \x01(\t\x12*\n\x05state\x18\x02 \x01(\x0e\x32\x1b.loradock.v1.ResidencyState\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x12\n\nnum_leases\x18\x04 \x01(\x05\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x14\n\x0clive_aliases\x18\x07 \x03(\t\x12\x0e\n\x06pinned\x18\x08 \x01(\x08\x12\x10\n\x08num_hits\x18\t \x01(\x03\x12\x31\n\rlast_use_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\rload_duration\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nlast_error\x18\x0c \x01(\t\x12.\n\nretry_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x04Tier\x12\x12\n\nused_bytes\x18\x01 \x01(\x03\x12\x14\n\x0c\x62udget_bytes\x18\x02 \x01(\x03\x12\x11\n\tnum_items\x18\x03 \x01(\x05\"\xdf\x01\n\tLiveAlias\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0blive_digest\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x65sired_digest\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x03\x12\x12\n\noverridden\x18\x05 \x01(\x08\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12&\n\x05split\x18\x07 \x01(\x0b\x32\x12.loradock.v1.SplitH\x00\x88\x01\x01\x12\x14\n\x0clive_version\x18\x08 \x01(\t\x12\x17\n\x0f\x64\x65sired_version\x18\t \x01(\tB\x08\n\x06_split\"\xa1\x02\n\x06Server\x12\x11\n\tserver_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x12\n\nbase_model\x18\x03 \x01(\t\x12.\n\x0c\x62\x61se_digests\x18\x04 \x01(\x0b\x32\x18.loradock.v1.BaseDigests\x12\x10\n\x08sequence\x18\x05 \x01(\x03\x12+\n\x0bresidencies\x18\x06 \x03(\x0b\x32\x16.loradock.v1.Residency\x12\x13\n\x0b\x64ivergences\x18\x07 \x03(\t\x12.\n\nstarted_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07seen_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x93\x01\n\x0cServerLimits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x05\x12\x17\n\x0fmax_chunk_bytes\x18\x02 \x01(\x05\x12\x16\n\x0emax_blob_bytes\x18\x03 \x01(\x03\x12\x1d\n\x15\x63ontext_length_tokens\x18\x04 \x01(\x05\x12\x18\n\x10max_running_rows\x18\x05 \x01(\x05\"\x12\n\x10GetServerRequest\"\xd5\x02\n\x11GetServerResponse\x12#\n\x06server\x18\x01 \x01(\x0b\x32\x13.loradock.v1.Server\x12\x0f\n\x07release\x18\x02 \x01(\t\x12\x16\n\x0e\x65ngine_profile\x18\x03 \x01(\t\x12)\n\x06limits\x18\x04 \x01(\x0b\x32\x19.loradock.v1.ServerLimits\x12,\n\x0clive_aliases\x18\x05 \x03(\x0b\x32\x16.loradock.v1.LiveAlias\x12\x18\n\x10num_running_rows\x18\x06 \x01(\x05\x12\x18\n\x10num_waiting_rows\x18\x07 \x01(\x05\x12\x10\n\x08\x64\x65graded\x18\x08 \x03(\t\x12\x0f\n\x07\x64rained\x18\t \x01(\x08\x12!\n\x06memory\x18\n \x01(\x0b\x32\x11.loradock.v1.Tier\x12\x1f\n\x04\x64isk\x18\x0b \x01(\x0b\x32\x11.loradock.v1.Tier\";\n\x12ListServersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"T\n\x13ListServersResponse\x12$\n\x07servers\x18\x01 \x03(\x0b\x32\x13.loradock.v1.Server\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\";\n\x16PrefetchAdapterRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\treference\x18\x02 \x01(\t\"D\n\x17PrefetchAdapterResponse\x12)\n\tresidency\x18\x01 \x01(\x0b\x32\x16.loradock.v1.Residency\"7\n\x12LoadAdapterRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\treference\x18\x02 \x01(\t\"@\n\x13LoadAdapterResponse\x12)\n\tresidency\x18\x01 \x01(\x0b\x32\x16.loradock.v1.Residency\"`\n\x14UnloadAdapterRequest\x12\x16\n\x0eversion_digest\x18\x01 \x01(\t\x12\x30\n\rdrain_timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"B\n\x15UnloadAdapterResponse\x12)\n\tresidency\x18\x01 \x01(\x0b\x32\x16.loradock.v1.Residency\"6\n\x11PinAdapterRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\treference\x18\x02 \x01(\t\"?\n\x12PinAdapterResponse\x12)\n\tresidency\x18\x01 \x01(\x0b\x32\x16.loradock.v1.Residency\"8\n\x13UnpinAdapterRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\treference\x18\x02 \x01(\t\"A\n\x14UnpinAdapterResponse\x12)\n\tresidency\x18\x01 \x01(\x0b\x32\x16.loradock.v1.Residency\"T\n\x12\x44rainServerRequest\x12\x30\n\rdrain_timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04\x65xit\x18\x02 \x01(\x08\")\n\x13\x44rainServerResponse\x12\x12\n\nnum_inside\x18\x01 \x01(\x05\"\x16\n\x14UndrainServerRequest\"\x17\n\x15UndrainServerResponse\"h\n\x14OverrideAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x0eversion_digest\x18\x02 \x01(\tH\x00\x12\x12\n\x08previous\x18\x03 \x01(\x08H\x00\x12\x0e\n\x06reason\x18\x04 \x01(\tB\x04\n\x02to\"C\n\x15OverrideAliasResponse\x12*\n\nlive_alias\x18\x01 \x01(\x0b\x32\x16.loradock.v1.LiveAlias*\xc2\x01\n\x0eResidencyState\x12\x1f\n\x1bRESIDENCY_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17RESIDENCY_STATE_LOADING\x10\x01\x12\x1c\n\x18RESIDENCY_STATE_RESIDENT\x10\x02\x12\x1c\n\x18RESIDENCY_STATE_DRAINING\x10\x03\x12\x1a\n\x16RESIDENCY_STATE_FAILED\x10\x04\x12\x1a\n\x16RESIDENCY_STATE_CACHED\x10\x05\x32\xdb\x06\n\rServerService\x12J\n\tGetServer\x12\x1d.loradock.v1.GetServerRequest\x1a\x1e.loradock.v1.GetServerResponse\x12P\n\x0bListServers\x12\x1f.loradock.v1.ListServersRequest\x1a .loradock.v1.ListServersResponse\x12\\\n\x0fPrefetchAdapter\x12#.loradock.v1.PrefetchAdapterRequest\x1a$.loradock.v1.PrefetchAdapterResponse\x12P\n\x0bLoadAdapter\x12\x1f.loradock.v1.LoadAdapterRequest\x1a .loradock.v1.LoadAdapterResponse\x12V\n\rUnloadAdapter\x12!.loradock.v1.UnloadAdapterRequest\x1a\".loradock.v1.UnloadAdapterResponse\x12M\n\nPinAdapter\x12\x1e.loradock.v1.PinAdapterRequest\x1a\x1f.loradock.v1.PinAdapterResponse\x12S\n\x0cUnpinAdapter\x12 .loradock.v1.UnpinAdapterRequest\x1a!.loradock.v1.UnpinAdapterResponse\x12P\n\x0b\x44rainServer\x12\x1f.loradock.v1.DrainServerRequest\x1a .loradock.v1.DrainServerResponse\x12V\n\rUndrainServer\x12!.loradock.v1.UndrainServerRequest\x1a\".loradock.v1.UndrainServerResponse\x12V\n\rOverrideAlias\x12!.loradock.v1.OverrideAliasRequest\x1a\".loradock.v1.OverrideAliasResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'loradock.v1.server_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RESIDENCYSTATE']._serialized_start=1775
-  _globals['_RESIDENCYSTATE']._serialized_end=1941
+  _globals['_RESIDENCYSTATE']._serialized_start=2791
+  _globals['_RESIDENCYSTATE']._serialized_end=2985
   _globals['_RESIDENCY']._serialized_start=144
-  _globals['_RESIDENCY']._serialized_end=279
-  _globals['_LIVEALIAS']._serialized_start=282
-  _globals['_LIVEALIAS']._serialized_end=458
-  _globals['_SERVER']._serialized_start=461
-  _globals['_SERVER']._serialized_end=750
-  _globals['_SERVERLIMITS']._serialized_start=753
-  _globals['_SERVERLIMITS']._serialized_end=900
-  _globals['_GETSERVERREQUEST']._serialized_start=902
-  _globals['_GETSERVERREQUEST']._serialized_end=920
-  _globals['_GETSERVERRESPONSE']._serialized_start=923
-  _globals['_GETSERVERRESPONSE']._serialized_end=1161
-  _globals['_LISTSERVERSREQUEST']._serialized_start=1163
-  _globals['_LISTSERVERSREQUEST']._serialized_end=1222
-  _globals['_LISTSERVERSRESPONSE']._serialized_start=1224
-  _globals['_LISTSERVERSRESPONSE']._serialized_end=1308
-  _globals['_LOADADAPTERREQUEST']._serialized_start=1310
-  _globals['_LOADADAPTERREQUEST']._serialized_end=1365
-  _globals['_LOADADAPTERRESPONSE']._serialized_start=1367
-  _globals['_LOADADAPTERRESPONSE']._serialized_end=1431
-  _globals['_UNLOADADAPTERREQUEST']._serialized_start=1433
-  _globals['_UNLOADADAPTERREQUEST']._serialized_end=1529
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=1531
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=1597
-  _globals['_OVERRIDEALIASREQUEST']._serialized_start=1599
-  _globals['_OVERRIDEALIASREQUEST']._serialized_end=1703
-  _globals['_OVERRIDEALIASRESPONSE']._serialized_start=1705
-  _globals['_OVERRIDEALIASRESPONSE']._serialized_end=1772
-  _globals['_SERVERSERVICE']._serialized_start=1944
-  _globals['_SERVERSERVICE']._serialized_end=2375
+  _globals['_RESIDENCY']._serialized_end=521
+  _globals['_TIER']._serialized_start=523
+  _globals['_TIER']._serialized_end=590
+  _globals['_LIVEALIAS']._serialized_start=593
+  _globals['_LIVEALIAS']._serialized_end=816
+  _globals['_SERVER']._serialized_start=819
+  _globals['_SERVER']._serialized_end=1108
+  _globals['_SERVERLIMITS']._serialized_start=1111
+  _globals['_SERVERLIMITS']._serialized_end=1258
+  _globals['_GETSERVERREQUEST']._serialized_start=1260
+  _globals['_GETSERVERREQUEST']._serialized_end=1278
+  _globals['_GETSERVERRESPONSE']._serialized_start=1281
+  _globals['_GETSERVERRESPONSE']._serialized_end=1622
+  _globals['_LISTSERVERSREQUEST']._serialized_start=1624
+  _globals['_LISTSERVERSREQUEST']._serialized_end=1683
+  _globals['_LISTSERVERSRESPONSE']._serialized_start=1685
+  _globals['_LISTSERVERSRESPONSE']._serialized_end=1769
+  _globals['_PREFETCHADAPTERREQUEST']._serialized_start=1771
+  _globals['_PREFETCHADAPTERREQUEST']._serialized_end=1830
+  _globals['_PREFETCHADAPTERRESPONSE']._serialized_start=1832
+  _globals['_PREFETCHADAPTERRESPONSE']._serialized_end=1900
+  _globals['_LOADADAPTERREQUEST']._serialized_start=1902
+  _globals['_LOADADAPTERREQUEST']._serialized_end=1957
+  _globals['_LOADADAPTERRESPONSE']._serialized_start=1959
+  _globals['_LOADADAPTERRESPONSE']._serialized_end=2023
+  _globals['_UNLOADADAPTERREQUEST']._serialized_start=2025
+  _globals['_UNLOADADAPTERREQUEST']._serialized_end=2121
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=2123
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=2189
+  _globals['_PINADAPTERREQUEST']._serialized_start=2191
+  _globals['_PINADAPTERREQUEST']._serialized_end=2245
+  _globals['_PINADAPTERRESPONSE']._serialized_start=2247
+  _globals['_PINADAPTERRESPONSE']._serialized_end=2310
+  _globals['_UNPINADAPTERREQUEST']._serialized_start=2312
+  _globals['_UNPINADAPTERREQUEST']._serialized_end=2368
+  _globals['_UNPINADAPTERRESPONSE']._serialized_start=2370
+  _globals['_UNPINADAPTERRESPONSE']._serialized_end=2435
+  _globals['_DRAINSERVERREQUEST']._serialized_start=2437
+  _globals['_DRAINSERVERREQUEST']._serialized_end=2521
+  _globals['_DRAINSERVERRESPONSE']._serialized_start=2523
+  _globals['_DRAINSERVERRESPONSE']._serialized_end=2564
+  _globals['_UNDRAINSERVERREQUEST']._serialized_start=2566
+  _globals['_UNDRAINSERVERREQUEST']._serialized_end=2588
+  _globals['_UNDRAINSERVERRESPONSE']._serialized_start=2590
+  _globals['_UNDRAINSERVERRESPONSE']._serialized_end=2613
+  _globals['_OVERRIDEALIASREQUEST']._serialized_start=2615
+  _globals['_OVERRIDEALIASREQUEST']._serialized_end=2719
+  _globals['_OVERRIDEALIASRESPONSE']._serialized_start=2721
+  _globals['_OVERRIDEALIASRESPONSE']._serialized_end=2788
+  _globals['_SERVERSERVICE']._serialized_start=2988
+  _globals['_SERVERSERVICE']._serialized_end=3847
 # @@protoc_insertion_point(module_scope)

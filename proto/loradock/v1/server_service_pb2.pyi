@@ -35,6 +35,9 @@ class _ResidencyStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper.
     RESIDENCY_STATE_DRAINING: _ResidencyState.ValueType  # 3
     """Goes when its last lease ends."""
     RESIDENCY_STATE_FAILED: _ResidencyState.ValueType  # 4
+    """Not tried again before retry_time; last_error says why."""
+    RESIDENCY_STATE_CACHED: _ResidencyState.ValueType  # 5
+    """On the server's disk; not in memory."""
 
 class ResidencyState(_ResidencyState, metaclass=_ResidencyStateEnumTypeWrapper):
     """ResidencyState says how near a version is to the next step."""
@@ -46,6 +49,9 @@ RESIDENCY_STATE_RESIDENT: ResidencyState.ValueType  # 2
 RESIDENCY_STATE_DRAINING: ResidencyState.ValueType  # 3
 """Goes when its last lease ends."""
 RESIDENCY_STATE_FAILED: ResidencyState.ValueType  # 4
+"""Not tried again before retry_time; last_error says why."""
+RESIDENCY_STATE_CACHED: ResidencyState.ValueType  # 5
+"""On the server's disk; not in memory."""
 Global___ResidencyState: typing_extensions.TypeAlias = ResidencyState
 
 @typing.final
@@ -59,12 +65,42 @@ class Residency(google.protobuf.message.Message):
     SIZE_BYTES_FIELD_NUMBER: builtins.int
     NUM_LEASES_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    LIVE_ALIASES_FIELD_NUMBER: builtins.int
+    PINNED_FIELD_NUMBER: builtins.int
+    NUM_HITS_FIELD_NUMBER: builtins.int
+    LAST_USE_TIME_FIELD_NUMBER: builtins.int
+    LOAD_DURATION_FIELD_NUMBER: builtins.int
+    LAST_ERROR_FIELD_NUMBER: builtins.int
+    RETRY_TIME_FIELD_NUMBER: builtins.int
     version_digest: builtins.str
     state: Global___ResidencyState.ValueType
     size_bytes: builtins.int
     num_leases: builtins.int
+    """num_leases counts the requests that hold it now."""
     reason: builtins.str
-    """reason says why it failed."""
+    """reason says why it is where it is, if that is not as wanted.
+    The rest is told by the server that answers, of itself; not in heartbeats.
+    """
+    version: builtins.str
+    """version is the version's resource name."""
+    pinned: builtins.bool
+    num_hits: builtins.int
+    """num_hits counts the requests that it was held by so far."""
+    last_error: builtins.str
+    """last_error says why its latest failed load failed, also after one that did not."""
+    @property
+    def live_aliases(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """live_aliases are the resource names of the aliases that it answers here."""
+
+    @property
+    def last_use_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def load_duration(self) -> google.protobuf.duration_pb2.Duration:
+        """load_duration is what its latest load took."""
+
+    @property
+    def retry_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -73,10 +109,43 @@ class Residency(google.protobuf.message.Message):
         size_bytes: builtins.int = ...,
         num_leases: builtins.int = ...,
         reason: builtins.str = ...,
+        version: builtins.str = ...,
+        live_aliases: collections.abc.Iterable[builtins.str] | None = ...,
+        pinned: builtins.bool = ...,
+        num_hits: builtins.int = ...,
+        last_use_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        load_duration: google.protobuf.duration_pb2.Duration | None = ...,
+        last_error: builtins.str = ...,
+        retry_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["num_leases", b"num_leases", "reason", b"reason", "size_bytes", b"size_bytes", "state", b"state", "version_digest", b"version_digest"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["last_use_time", b"last_use_time", "load_duration", b"load_duration", "retry_time", b"retry_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["last_error", b"last_error", "last_use_time", b"last_use_time", "live_aliases", b"live_aliases", "load_duration", b"load_duration", "num_hits", b"num_hits", "num_leases", b"num_leases", "pinned", b"pinned", "reason", b"reason", "retry_time", b"retry_time", "size_bytes", b"size_bytes", "state", b"state", "version", b"version", "version_digest", b"version_digest"]) -> None: ...
 
 Global___Residency: typing_extensions.TypeAlias = Residency
+
+@typing.final
+class Tier(google.protobuf.message.Message):
+    """Tier is a place that holds versions within a budget of bytes."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USED_BYTES_FIELD_NUMBER: builtins.int
+    BUDGET_BYTES_FIELD_NUMBER: builtins.int
+    NUM_ITEMS_FIELD_NUMBER: builtins.int
+    used_bytes: builtins.int
+    budget_bytes: builtins.int
+    num_items: builtins.int
+    """num_items counts versions in memory, or files on disk."""
+    def __init__(
+        self,
+        *,
+        used_bytes: builtins.int = ...,
+        budget_bytes: builtins.int = ...,
+        num_items: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["budget_bytes", b"budget_bytes", "num_items", b"num_items", "used_bytes", b"used_bytes"]) -> None: ...
+
+Global___Tier: typing_extensions.TypeAlias = Tier
 
 @typing.final
 class LiveAlias(google.protobuf.message.Message):
@@ -91,6 +160,8 @@ class LiveAlias(google.protobuf.message.Message):
     OVERRIDDEN_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
     SPLIT_FIELD_NUMBER: builtins.int
+    LIVE_VERSION_FIELD_NUMBER: builtins.int
+    DESIRED_VERSION_FIELD_NUMBER: builtins.int
     name: builtins.str
     """name is the alias's resource name."""
     live_digest: builtins.str
@@ -100,6 +171,9 @@ class LiveAlias(google.protobuf.message.Message):
     overridden: builtins.bool
     reason: builtins.str
     """reason says why live is not desired."""
+    live_version: builtins.str
+    """live_version and desired_version are resource names; empty if the number is not known here."""
+    desired_version: builtins.str
     @property
     def split(self) -> loradock.v1.resources_pb2.Split:
         """split is how requests are shared out here; absent while the candidate isn't resident."""
@@ -114,9 +188,11 @@ class LiveAlias(google.protobuf.message.Message):
         overridden: builtins.bool = ...,
         reason: builtins.str = ...,
         split: loradock.v1.resources_pb2.Split | None = ...,
+        live_version: builtins.str = ...,
+        desired_version: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_split", b"_split", "split", b"split"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_split", b"_split", "desired_digest", b"desired_digest", "generation", b"generation", "live_digest", b"live_digest", "name", b"name", "overridden", b"overridden", "reason", b"reason", "split", b"split"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_split", b"_split", "desired_digest", b"desired_digest", "desired_version", b"desired_version", "generation", b"generation", "live_digest", b"live_digest", "live_version", b"live_version", "name", b"name", "overridden", b"overridden", "reason", b"reason", "split", b"split"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_split", b"_split"]) -> typing.Literal["split"] | None: ...
 
 Global___LiveAlias: typing_extensions.TypeAlias = LiveAlias
@@ -222,16 +298,30 @@ class GetServerResponse(google.protobuf.message.Message):
     LIVE_ALIASES_FIELD_NUMBER: builtins.int
     NUM_RUNNING_ROWS_FIELD_NUMBER: builtins.int
     NUM_WAITING_ROWS_FIELD_NUMBER: builtins.int
+    DEGRADED_FIELD_NUMBER: builtins.int
+    DRAINED_FIELD_NUMBER: builtins.int
+    MEMORY_FIELD_NUMBER: builtins.int
+    DISK_FIELD_NUMBER: builtins.int
     release: builtins.str
     engine_profile: builtins.str
     num_running_rows: builtins.int
     num_waiting_rows: builtins.int
+    drained: builtins.bool
+    """drained is whether new requests are refused."""
     @property
     def server(self) -> Global___Server: ...
     @property
     def limits(self) -> Global___ServerLimits: ...
     @property
     def live_aliases(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___LiveAlias]: ...
+    @property
+    def degraded(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """degraded says what is not as it should be, a sentence each; requests are answered all the same."""
+
+    @property
+    def memory(self) -> Global___Tier: ...
+    @property
+    def disk(self) -> Global___Tier: ...
     def __init__(
         self,
         *,
@@ -242,9 +332,13 @@ class GetServerResponse(google.protobuf.message.Message):
         live_aliases: collections.abc.Iterable[Global___LiveAlias] | None = ...,
         num_running_rows: builtins.int = ...,
         num_waiting_rows: builtins.int = ...,
+        degraded: collections.abc.Iterable[builtins.str] | None = ...,
+        drained: builtins.bool = ...,
+        memory: Global___Tier | None = ...,
+        disk: Global___Tier | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["limits", b"limits", "server", b"server"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["engine_profile", b"engine_profile", "limits", b"limits", "live_aliases", b"live_aliases", "num_running_rows", b"num_running_rows", "num_waiting_rows", b"num_waiting_rows", "release", b"release", "server", b"server"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["disk", b"disk", "limits", b"limits", "memory", b"memory", "server", b"server"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["degraded", b"degraded", "disk", b"disk", "drained", b"drained", "engine_profile", b"engine_profile", "limits", b"limits", "live_aliases", b"live_aliases", "memory", b"memory", "num_running_rows", b"num_running_rows", "num_waiting_rows", b"num_waiting_rows", "release", b"release", "server", b"server"]) -> None: ...
 
 Global___GetServerResponse: typing_extensions.TypeAlias = GetServerResponse
 
@@ -284,6 +378,42 @@ class ListServersResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "servers", b"servers"]) -> None: ...
 
 Global___ListServersResponse: typing_extensions.TypeAlias = ListServersResponse
+
+@typing.final
+class PrefetchAdapterRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: builtins.int
+    REFERENCE_FIELD_NUMBER: builtins.int
+    parent: builtins.str
+    """parent is "projects/{project}"."""
+    reference: builtins.str
+    def __init__(
+        self,
+        *,
+        parent: builtins.str = ...,
+        reference: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["parent", b"parent", "reference", b"reference"]) -> None: ...
+
+Global___PrefetchAdapterRequest: typing_extensions.TypeAlias = PrefetchAdapterRequest
+
+@typing.final
+class PrefetchAdapterResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESIDENCY_FIELD_NUMBER: builtins.int
+    @property
+    def residency(self) -> Global___Residency: ...
+    def __init__(
+        self,
+        *,
+        residency: Global___Residency | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["residency", b"residency"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["residency", b"residency"]) -> None: ...
+
+Global___PrefetchAdapterResponse: typing_extensions.TypeAlias = PrefetchAdapterResponse
 
 @typing.final
 class LoadAdapterRequest(google.protobuf.message.Message):
@@ -359,6 +489,138 @@ class UnloadAdapterResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["residency", b"residency"]) -> None: ...
 
 Global___UnloadAdapterResponse: typing_extensions.TypeAlias = UnloadAdapterResponse
+
+@typing.final
+class PinAdapterRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: builtins.int
+    REFERENCE_FIELD_NUMBER: builtins.int
+    parent: builtins.str
+    """parent is "projects/{project}"."""
+    reference: builtins.str
+    def __init__(
+        self,
+        *,
+        parent: builtins.str = ...,
+        reference: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["parent", b"parent", "reference", b"reference"]) -> None: ...
+
+Global___PinAdapterRequest: typing_extensions.TypeAlias = PinAdapterRequest
+
+@typing.final
+class PinAdapterResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESIDENCY_FIELD_NUMBER: builtins.int
+    @property
+    def residency(self) -> Global___Residency: ...
+    def __init__(
+        self,
+        *,
+        residency: Global___Residency | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["residency", b"residency"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["residency", b"residency"]) -> None: ...
+
+Global___PinAdapterResponse: typing_extensions.TypeAlias = PinAdapterResponse
+
+@typing.final
+class UnpinAdapterRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: builtins.int
+    REFERENCE_FIELD_NUMBER: builtins.int
+    parent: builtins.str
+    """parent is "projects/{project}"."""
+    reference: builtins.str
+    """reference is the one that was pinned."""
+    def __init__(
+        self,
+        *,
+        parent: builtins.str = ...,
+        reference: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["parent", b"parent", "reference", b"reference"]) -> None: ...
+
+Global___UnpinAdapterRequest: typing_extensions.TypeAlias = UnpinAdapterRequest
+
+@typing.final
+class UnpinAdapterResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESIDENCY_FIELD_NUMBER: builtins.int
+    @property
+    def residency(self) -> Global___Residency: ...
+    def __init__(
+        self,
+        *,
+        residency: Global___Residency | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["residency", b"residency"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["residency", b"residency"]) -> None: ...
+
+Global___UnpinAdapterResponse: typing_extensions.TypeAlias = UnpinAdapterResponse
+
+@typing.final
+class DrainServerRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DRAIN_TIMEOUT_FIELD_NUMBER: builtins.int
+    EXIT_FIELD_NUMBER: builtins.int
+    exit: builtins.bool
+    """exit asks the process to end, as SIGTERM does, once it is drained or the time is over."""
+    @property
+    def drain_timeout(self) -> google.protobuf.duration_pb2.Duration:
+        """drain_timeout is how long to wait for running requests before this call returns."""
+
+    def __init__(
+        self,
+        *,
+        drain_timeout: google.protobuf.duration_pb2.Duration | None = ...,
+        exit: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["drain_timeout", b"drain_timeout"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["drain_timeout", b"drain_timeout", "exit", b"exit"]) -> None: ...
+
+Global___DrainServerRequest: typing_extensions.TypeAlias = DrainServerRequest
+
+@typing.final
+class DrainServerResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NUM_INSIDE_FIELD_NUMBER: builtins.int
+    num_inside: builtins.int
+    """num_inside counts the requests that still run."""
+    def __init__(
+        self,
+        *,
+        num_inside: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["num_inside", b"num_inside"]) -> None: ...
+
+Global___DrainServerResponse: typing_extensions.TypeAlias = DrainServerResponse
+
+@typing.final
+class UndrainServerRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___UndrainServerRequest: typing_extensions.TypeAlias = UndrainServerRequest
+
+@typing.final
+class UndrainServerResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___UndrainServerResponse: typing_extensions.TypeAlias = UndrainServerResponse
 
 @typing.final
 class OverrideAliasRequest(google.protobuf.message.Message):

@@ -45,6 +45,11 @@ class ServerServiceStub(object):
                 request_serializer=loradock_dot_v1_dot_server__service__pb2.ListServersRequest.SerializeToString,
                 response_deserializer=loradock_dot_v1_dot_server__service__pb2.ListServersResponse.FromString,
                 _registered_method=True)
+        self.PrefetchAdapter = channel.unary_unary(
+                '/loradock.v1.ServerService/PrefetchAdapter',
+                request_serializer=loradock_dot_v1_dot_server__service__pb2.PrefetchAdapterRequest.SerializeToString,
+                response_deserializer=loradock_dot_v1_dot_server__service__pb2.PrefetchAdapterResponse.FromString,
+                _registered_method=True)
         self.LoadAdapter = channel.unary_unary(
                 '/loradock.v1.ServerService/LoadAdapter',
                 request_serializer=loradock_dot_v1_dot_server__service__pb2.LoadAdapterRequest.SerializeToString,
@@ -54,6 +59,26 @@ class ServerServiceStub(object):
                 '/loradock.v1.ServerService/UnloadAdapter',
                 request_serializer=loradock_dot_v1_dot_server__service__pb2.UnloadAdapterRequest.SerializeToString,
                 response_deserializer=loradock_dot_v1_dot_server__service__pb2.UnloadAdapterResponse.FromString,
+                _registered_method=True)
+        self.PinAdapter = channel.unary_unary(
+                '/loradock.v1.ServerService/PinAdapter',
+                request_serializer=loradock_dot_v1_dot_server__service__pb2.PinAdapterRequest.SerializeToString,
+                response_deserializer=loradock_dot_v1_dot_server__service__pb2.PinAdapterResponse.FromString,
+                _registered_method=True)
+        self.UnpinAdapter = channel.unary_unary(
+                '/loradock.v1.ServerService/UnpinAdapter',
+                request_serializer=loradock_dot_v1_dot_server__service__pb2.UnpinAdapterRequest.SerializeToString,
+                response_deserializer=loradock_dot_v1_dot_server__service__pb2.UnpinAdapterResponse.FromString,
+                _registered_method=True)
+        self.DrainServer = channel.unary_unary(
+                '/loradock.v1.ServerService/DrainServer',
+                request_serializer=loradock_dot_v1_dot_server__service__pb2.DrainServerRequest.SerializeToString,
+                response_deserializer=loradock_dot_v1_dot_server__service__pb2.DrainServerResponse.FromString,
+                _registered_method=True)
+        self.UndrainServer = channel.unary_unary(
+                '/loradock.v1.ServerService/UndrainServer',
+                request_serializer=loradock_dot_v1_dot_server__service__pb2.UndrainServerRequest.SerializeToString,
+                response_deserializer=loradock_dot_v1_dot_server__service__pb2.UndrainServerResponse.FromString,
                 _registered_method=True)
         self.OverrideAlias = channel.unary_unary(
                 '/loradock.v1.ServerService/OverrideAlias',
@@ -80,6 +105,14 @@ class ServerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PrefetchAdapter(self, request, context):
+        """PrefetchAdapter brings a version's weights to the disk of the server that answers, and no
+        further. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def LoadAdapter(self, request, context):
         """LoadAdapter makes a version resident on the server that answers. Idempotent.
         """
@@ -89,6 +122,36 @@ class ServerServiceServicer(object):
 
     def UnloadAdapter(self, request, context):
         """UnloadAdapter lets a version go once its last request has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PinAdapter(self, request, context):
+        """PinAdapter makes a version resident, and keeps it so until it is unpinned or the server ends.
+        A pinned alias keeps whatever it is answered with. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnpinAdapter(self, request, context):
+        """UnpinAdapter takes a pin back; the version stays until its memory is needed. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainServer(self, request, context):
+        """DrainServer takes the server that answers out of traffic: health says NOT_SERVING, what is
+        new is refused (but for this service), what runs may end. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndrainServer(self, request, context):
+        """UndrainServer takes it back into traffic. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,6 +178,11 @@ def add_ServerServiceServicer_to_server(servicer, server):
                     request_deserializer=loradock_dot_v1_dot_server__service__pb2.ListServersRequest.FromString,
                     response_serializer=loradock_dot_v1_dot_server__service__pb2.ListServersResponse.SerializeToString,
             ),
+            'PrefetchAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.PrefetchAdapter,
+                    request_deserializer=loradock_dot_v1_dot_server__service__pb2.PrefetchAdapterRequest.FromString,
+                    response_serializer=loradock_dot_v1_dot_server__service__pb2.PrefetchAdapterResponse.SerializeToString,
+            ),
             'LoadAdapter': grpc.unary_unary_rpc_method_handler(
                     servicer.LoadAdapter,
                     request_deserializer=loradock_dot_v1_dot_server__service__pb2.LoadAdapterRequest.FromString,
@@ -124,6 +192,26 @@ def add_ServerServiceServicer_to_server(servicer, server):
                     servicer.UnloadAdapter,
                     request_deserializer=loradock_dot_v1_dot_server__service__pb2.UnloadAdapterRequest.FromString,
                     response_serializer=loradock_dot_v1_dot_server__service__pb2.UnloadAdapterResponse.SerializeToString,
+            ),
+            'PinAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinAdapter,
+                    request_deserializer=loradock_dot_v1_dot_server__service__pb2.PinAdapterRequest.FromString,
+                    response_serializer=loradock_dot_v1_dot_server__service__pb2.PinAdapterResponse.SerializeToString,
+            ),
+            'UnpinAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnpinAdapter,
+                    request_deserializer=loradock_dot_v1_dot_server__service__pb2.UnpinAdapterRequest.FromString,
+                    response_serializer=loradock_dot_v1_dot_server__service__pb2.UnpinAdapterResponse.SerializeToString,
+            ),
+            'DrainServer': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainServer,
+                    request_deserializer=loradock_dot_v1_dot_server__service__pb2.DrainServerRequest.FromString,
+                    response_serializer=loradock_dot_v1_dot_server__service__pb2.DrainServerResponse.SerializeToString,
+            ),
+            'UndrainServer': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndrainServer,
+                    request_deserializer=loradock_dot_v1_dot_server__service__pb2.UndrainServerRequest.FromString,
+                    response_serializer=loradock_dot_v1_dot_server__service__pb2.UndrainServerResponse.SerializeToString,
             ),
             'OverrideAlias': grpc.unary_unary_rpc_method_handler(
                     servicer.OverrideAlias,
@@ -197,6 +285,33 @@ class ServerService(object):
             _registered_method=True)
 
     @staticmethod
+    def PrefetchAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loradock.v1.ServerService/PrefetchAdapter',
+            loradock_dot_v1_dot_server__service__pb2.PrefetchAdapterRequest.SerializeToString,
+            loradock_dot_v1_dot_server__service__pb2.PrefetchAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def LoadAdapter(request,
             target,
             options=(),
@@ -240,6 +355,114 @@ class ServerService(object):
             '/loradock.v1.ServerService/UnloadAdapter',
             loradock_dot_v1_dot_server__service__pb2.UnloadAdapterRequest.SerializeToString,
             loradock_dot_v1_dot_server__service__pb2.UnloadAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PinAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loradock.v1.ServerService/PinAdapter',
+            loradock_dot_v1_dot_server__service__pb2.PinAdapterRequest.SerializeToString,
+            loradock_dot_v1_dot_server__service__pb2.PinAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnpinAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loradock.v1.ServerService/UnpinAdapter',
+            loradock_dot_v1_dot_server__service__pb2.UnpinAdapterRequest.SerializeToString,
+            loradock_dot_v1_dot_server__service__pb2.UnpinAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainServer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loradock.v1.ServerService/DrainServer',
+            loradock_dot_v1_dot_server__service__pb2.DrainServerRequest.SerializeToString,
+            loradock_dot_v1_dot_server__service__pb2.DrainServerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndrainServer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loradock.v1.ServerService/UndrainServer',
+            loradock_dot_v1_dot_server__service__pb2.UndrainServerRequest.SerializeToString,
+            loradock_dot_v1_dot_server__service__pb2.UndrainServerResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,22 @@ _ServerServiceListServersType = typing_extensions.TypeVar(
     ],
 )
 
+_ServerServicePrefetchAdapterType = typing_extensions.TypeVar(
+    '_ServerServicePrefetchAdapterType',
+    grpc.UnaryUnaryMultiCallable[
+        loradock.v1.server_service_pb2.PrefetchAdapterRequest,
+        loradock.v1.server_service_pb2.PrefetchAdapterResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.server_service_pb2.PrefetchAdapterRequest,
+        loradock.v1.server_service_pb2.PrefetchAdapterResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        loradock.v1.server_service_pb2.PrefetchAdapterRequest,
+        loradock.v1.server_service_pb2.PrefetchAdapterResponse,
+    ],
+)
+
 _ServerServiceLoadAdapterType = typing_extensions.TypeVar(
     '_ServerServiceLoadAdapterType',
     grpc.UnaryUnaryMultiCallable[
@@ -89,6 +105,70 @@ _ServerServiceUnloadAdapterType = typing_extensions.TypeVar(
     ],
 )
 
+_ServerServicePinAdapterType = typing_extensions.TypeVar(
+    '_ServerServicePinAdapterType',
+    grpc.UnaryUnaryMultiCallable[
+        loradock.v1.server_service_pb2.PinAdapterRequest,
+        loradock.v1.server_service_pb2.PinAdapterResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.server_service_pb2.PinAdapterRequest,
+        loradock.v1.server_service_pb2.PinAdapterResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        loradock.v1.server_service_pb2.PinAdapterRequest,
+        loradock.v1.server_service_pb2.PinAdapterResponse,
+    ],
+)
+
+_ServerServiceUnpinAdapterType = typing_extensions.TypeVar(
+    '_ServerServiceUnpinAdapterType',
+    grpc.UnaryUnaryMultiCallable[
+        loradock.v1.server_service_pb2.UnpinAdapterRequest,
+        loradock.v1.server_service_pb2.UnpinAdapterResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.server_service_pb2.UnpinAdapterRequest,
+        loradock.v1.server_service_pb2.UnpinAdapterResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        loradock.v1.server_service_pb2.UnpinAdapterRequest,
+        loradock.v1.server_service_pb2.UnpinAdapterResponse,
+    ],
+)
+
+_ServerServiceDrainServerType = typing_extensions.TypeVar(
+    '_ServerServiceDrainServerType',
+    grpc.UnaryUnaryMultiCallable[
+        loradock.v1.server_service_pb2.DrainServerRequest,
+        loradock.v1.server_service_pb2.DrainServerResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.server_service_pb2.DrainServerRequest,
+        loradock.v1.server_service_pb2.DrainServerResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        loradock.v1.server_service_pb2.DrainServerRequest,
+        loradock.v1.server_service_pb2.DrainServerResponse,
+    ],
+)
+
+_ServerServiceUndrainServerType = typing_extensions.TypeVar(
+    '_ServerServiceUndrainServerType',
+    grpc.UnaryUnaryMultiCallable[
+        loradock.v1.server_service_pb2.UndrainServerRequest,
+        loradock.v1.server_service_pb2.UndrainServerResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.server_service_pb2.UndrainServerRequest,
+        loradock.v1.server_service_pb2.UndrainServerResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        loradock.v1.server_service_pb2.UndrainServerRequest,
+        loradock.v1.server_service_pb2.UndrainServerResponse,
+    ],
+)
+
 _ServerServiceOverrideAliasType = typing_extensions.TypeVar(
     '_ServerServiceOverrideAliasType',
     grpc.UnaryUnaryMultiCallable[
@@ -105,7 +185,7 @@ _ServerServiceOverrideAliasType = typing_extensions.TypeVar(
     ],
 )
 
-class ServerServiceStub(typing.Generic[_ServerServiceGetServerType, _ServerServiceListServersType, _ServerServiceLoadAdapterType, _ServerServiceUnloadAdapterType, _ServerServiceOverrideAliasType]):
+class ServerServiceStub(typing.Generic[_ServerServiceGetServerType, _ServerServiceListServersType, _ServerServicePrefetchAdapterType, _ServerServiceLoadAdapterType, _ServerServiceUnloadAdapterType, _ServerServicePinAdapterType, _ServerServiceUnpinAdapterType, _ServerServiceDrainServerType, _ServerServiceUndrainServerType, _ServerServiceOverrideAliasType]):
     """ServerService speaks of running servers: the one that answers, and what the others last told."""
 
     @typing.overload
@@ -119,12 +199,32 @@ class ServerServiceStub(typing.Generic[_ServerServiceGetServerType, _ServerServi
             loradock.v1.server_service_pb2.ListServersResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
+            loradock.v1.server_service_pb2.PrefetchAdapterRequest,
+            loradock.v1.server_service_pb2.PrefetchAdapterResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
             loradock.v1.server_service_pb2.LoadAdapterRequest,
             loradock.v1.server_service_pb2.LoadAdapterResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             loradock.v1.server_service_pb2.UnloadAdapterRequest,
             loradock.v1.server_service_pb2.UnloadAdapterResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            loradock.v1.server_service_pb2.PinAdapterRequest,
+            loradock.v1.server_service_pb2.PinAdapterResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            loradock.v1.server_service_pb2.UnpinAdapterRequest,
+            loradock.v1.server_service_pb2.UnpinAdapterResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            loradock.v1.server_service_pb2.DrainServerRequest,
+            loradock.v1.server_service_pb2.DrainServerResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            loradock.v1.server_service_pb2.UndrainServerRequest,
+            loradock.v1.server_service_pb2.UndrainServerResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             loradock.v1.server_service_pb2.OverrideAliasRequest,
@@ -143,12 +243,32 @@ class ServerServiceStub(typing.Generic[_ServerServiceGetServerType, _ServerServi
             loradock.v1.server_service_pb2.ListServersResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            loradock.v1.server_service_pb2.PrefetchAdapterRequest,
+            loradock.v1.server_service_pb2.PrefetchAdapterResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             loradock.v1.server_service_pb2.LoadAdapterRequest,
             loradock.v1.server_service_pb2.LoadAdapterResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
             loradock.v1.server_service_pb2.UnloadAdapterRequest,
             loradock.v1.server_service_pb2.UnloadAdapterResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            loradock.v1.server_service_pb2.PinAdapterRequest,
+            loradock.v1.server_service_pb2.PinAdapterResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            loradock.v1.server_service_pb2.UnpinAdapterRequest,
+            loradock.v1.server_service_pb2.UnpinAdapterResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            loradock.v1.server_service_pb2.DrainServerRequest,
+            loradock.v1.server_service_pb2.DrainServerResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            loradock.v1.server_service_pb2.UndrainServerRequest,
+            loradock.v1.server_service_pb2.UndrainServerResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
             loradock.v1.server_service_pb2.OverrideAliasRequest,
@@ -162,11 +282,32 @@ class ServerServiceStub(typing.Generic[_ServerServiceGetServerType, _ServerServi
     ListServers: _ServerServiceListServersType
     """ListServers lists the heartbeats that the catalog holds."""
 
+    PrefetchAdapter: _ServerServicePrefetchAdapterType
+    """PrefetchAdapter brings a version's weights to the disk of the server that answers, and no
+    further. Idempotent.
+    """
+
     LoadAdapter: _ServerServiceLoadAdapterType
     """LoadAdapter makes a version resident on the server that answers. Idempotent."""
 
     UnloadAdapter: _ServerServiceUnloadAdapterType
     """UnloadAdapter lets a version go once its last request has ended."""
+
+    PinAdapter: _ServerServicePinAdapterType
+    """PinAdapter makes a version resident, and keeps it so until it is unpinned or the server ends.
+    A pinned alias keeps whatever it is answered with. Idempotent.
+    """
+
+    UnpinAdapter: _ServerServiceUnpinAdapterType
+    """UnpinAdapter takes a pin back; the version stays until its memory is needed. Idempotent."""
+
+    DrainServer: _ServerServiceDrainServerType
+    """DrainServer takes the server that answers out of traffic: health says NOT_SERVING, what is
+    new is refused (but for this service), what runs may end. Idempotent.
+    """
+
+    UndrainServer: _ServerServiceUndrainServerType
+    """UndrainServer takes it back into traffic. Idempotent."""
 
     OverrideAlias: _ServerServiceOverrideAliasType
     """OverrideAlias makes this server answer an alias with another resident version while the
@@ -183,12 +324,32 @@ ServerServiceAsyncStub: typing_extensions.TypeAlias = ServerServiceStub[
         loradock.v1.server_service_pb2.ListServersResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.server_service_pb2.PrefetchAdapterRequest,
+        loradock.v1.server_service_pb2.PrefetchAdapterResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
         loradock.v1.server_service_pb2.LoadAdapterRequest,
         loradock.v1.server_service_pb2.LoadAdapterResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         loradock.v1.server_service_pb2.UnloadAdapterRequest,
         loradock.v1.server_service_pb2.UnloadAdapterResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.server_service_pb2.PinAdapterRequest,
+        loradock.v1.server_service_pb2.PinAdapterResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.server_service_pb2.UnpinAdapterRequest,
+        loradock.v1.server_service_pb2.UnpinAdapterResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.server_service_pb2.DrainServerRequest,
+        loradock.v1.server_service_pb2.DrainServerResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.server_service_pb2.UndrainServerRequest,
+        loradock.v1.server_service_pb2.UndrainServerResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         loradock.v1.server_service_pb2.OverrideAliasRequest,
@@ -216,6 +377,16 @@ class ServerServiceServicer(metaclass=abc.ABCMeta):
         """ListServers lists the heartbeats that the catalog holds."""
 
     @abc.abstractmethod
+    def PrefetchAdapter(
+        self,
+        request: loradock.v1.server_service_pb2.PrefetchAdapterRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[loradock.v1.server_service_pb2.PrefetchAdapterResponse, collections.abc.Awaitable[loradock.v1.server_service_pb2.PrefetchAdapterResponse]]:
+        """PrefetchAdapter brings a version's weights to the disk of the server that answers, and no
+        further. Idempotent.
+        """
+
+    @abc.abstractmethod
     def LoadAdapter(
         self,
         request: loradock.v1.server_service_pb2.LoadAdapterRequest,
@@ -230,6 +401,42 @@ class ServerServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[loradock.v1.server_service_pb2.UnloadAdapterResponse, collections.abc.Awaitable[loradock.v1.server_service_pb2.UnloadAdapterResponse]]:
         """UnloadAdapter lets a version go once its last request has ended."""
+
+    @abc.abstractmethod
+    def PinAdapter(
+        self,
+        request: loradock.v1.server_service_pb2.PinAdapterRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[loradock.v1.server_service_pb2.PinAdapterResponse, collections.abc.Awaitable[loradock.v1.server_service_pb2.PinAdapterResponse]]:
+        """PinAdapter makes a version resident, and keeps it so until it is unpinned or the server ends.
+        A pinned alias keeps whatever it is answered with. Idempotent.
+        """
+
+    @abc.abstractmethod
+    def UnpinAdapter(
+        self,
+        request: loradock.v1.server_service_pb2.UnpinAdapterRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[loradock.v1.server_service_pb2.UnpinAdapterResponse, collections.abc.Awaitable[loradock.v1.server_service_pb2.UnpinAdapterResponse]]:
+        """UnpinAdapter takes a pin back; the version stays until its memory is needed. Idempotent."""
+
+    @abc.abstractmethod
+    def DrainServer(
+        self,
+        request: loradock.v1.server_service_pb2.DrainServerRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[loradock.v1.server_service_pb2.DrainServerResponse, collections.abc.Awaitable[loradock.v1.server_service_pb2.DrainServerResponse]]:
+        """DrainServer takes the server that answers out of traffic: health says NOT_SERVING, what is
+        new is refused (but for this service), what runs may end. Idempotent.
+        """
+
+    @abc.abstractmethod
+    def UndrainServer(
+        self,
+        request: loradock.v1.server_service_pb2.UndrainServerRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[loradock.v1.server_service_pb2.UndrainServerResponse, collections.abc.Awaitable[loradock.v1.server_service_pb2.UndrainServerResponse]]:
+        """UndrainServer takes it back into traffic. Idempotent."""
 
     @abc.abstractmethod
     def OverrideAlias(

@@ -115,6 +115,10 @@ class Blobs:
             os.replace(path, destination)
             sync_folder(destination.parent)
 
+    def reach(self) -> None:
+        """Raise `StoreUnavailable` unless the store answers."""
+        self._store.size("sha256:" + "0" * 64)
+
     def probe(self) -> Capabilities:
         """Find out what the store can do."""
         return self._store.probe()

@@ -318,6 +318,7 @@ class Residency:
     size_bytes: int
     leases: int
     reason: str = ""
+    project: str = ""
 
 
 @dataclass(frozen=True, slots=True)

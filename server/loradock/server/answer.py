@@ -33,6 +33,7 @@ from loradock.server.residency import Lease, Residencies
 
 N = TypeVar("N", int, float)
 
+SHARE_OF_DEADLINE = 0.9  # that may go by in waiting for memory; the rest is to say so
 FLUSH_TOKENS = 8
 FLUSH_S = 0.05
 NO_PROFILE = Profile()
@@ -150,7 +151,7 @@ class Answering:
                 self._arm_traffic.count(answered, progress, call),
             ):
                 call.stage = "load"
-                async with self.leased(answered, progress) as leased:
+                async with self.leased(answered, progress, call) as leased:
                     call.stage = "prompt"
                     yield leased, progress
         finally:
@@ -159,13 +160,18 @@ class Answering:
             self._metrics.answer_ended(call, progress)
 
     @asynccontextmanager
-    async def leased(self, answered: Answered, progress: Progress) -> AsyncIterator[Answered]:
+    async def leased(
+        self, answered: Answered, progress: Progress, call: Call
+    ) -> AsyncIterator[Answered]:
         """Hold the version that answers; the base needs no hold."""
         if answered.version is None:
             yield answered
             return
-        progress.was_resident = self._residencies.version(answered.version.digest) is not None
-        async with self._residencies.lease(answered.version) as lease:
+        version = answered.version
+        known = self._residencies.version(version.project, version.digest)
+        progress.was_resident = known is not None
+        room_wait_s = call.remaining_s * SHARE_OF_DEADLINE
+        async with self._residencies.lease(version, room_wait_s=room_wait_s) as lease:
             progress.adapter_wait_s = lease.waited_s
             yield replace(answered, lease=lease)
 

@@ -33,6 +33,7 @@ from loradock.server.rollout_controller import RolloutController
 from loradock.server.rollout_service import RolloutService
 from loradock.server.server_service import ServerService, limits_of
 from loradock.server.threads import Threads
+from loradock.server.traffic import Traffic
 from loradock.v1 import (
     admin_service_pb2_grpc,
     alias_service_pb2_grpc,
@@ -61,6 +62,7 @@ class Server:
     inference: Inference | None
     gate: Gate
     listener: Listener
+    traffic: Traffic
     threads: Threads
     metrics_page: MetricsPage | None = None
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -80,11 +82,7 @@ class Server:
         self.tasks.append(asyncio.create_task(self.listener.say_not_serving()))
 
     async def _stop(self) -> None:
-        log.info("draining", extra={"facts": {"num_inside": self.gate.num_inside}})
-        await self.listener.say_not_serving()
-        finished = await self.gate.drain(self.config.drain_grace_s)
-        if not finished:
-            log.warning("the grace is over", extra={"facts": {"cut_off": self.gate.num_inside}})
+        finished = await self.traffic.end(self.config.drain_grace_s)
         await self.listener.close(CLOSE_GRACE_S if finished else 0.0)
         for task in self.tasks:
             task.cancel()
@@ -159,13 +157,14 @@ async def _listen(
     inference: Inference | None,
 ) -> Server:
     listener = Listener(interceptor, max_message_bytes=config.max_message_bytes)
+    traffic = Traffic(gate, listener)
     address = await listener.open(
         config.host,
         config.port,
-        _services(config, registry, threads, inference),
+        _services(config, registry, threads, inference, traffic),
         with_reflection=config.reflection,
     )
-    server = Server(config, address, registry, inference, gate, listener, threads)
+    server = Server(config, address, registry, inference, gate, listener, traffic, threads)
     if inference is not None:
         inference.bridge.on_engine_stopped = server.engine_stopped
         server.tasks += inference.follow(address)
@@ -174,17 +173,30 @@ async def _listen(
             registry, threads, _server_id(), interval_s=config.follow_interval_s
         )
         server.tasks.append(asyncio.create_task(controller.run()))
-    await listener.say_serving()
+    if config.pinned_references and inference is not None:
+        server.tasks.append(asyncio.create_task(_begin(traffic, inference)))
+    else:
+        await traffic.begin()
     return server
 
 
+async def _begin(traffic: Traffic, inference: Inference) -> None:
+    """Be ready once everything is resident that was to be."""
+    await inference.inside.pins.all_resident.wait()
+    await traffic.begin()
+
+
 def _services(
-    config: Config, registry: Registry, threads: Threads, inference: Inference | None
+    config: Config,
+    registry: Registry,
+    threads: Threads,
+    inference: Inference | None,
+    traffic: Traffic,
 ) -> dict[str, Register]:
     base = None if inference is None else inference.identity.base
     limits = limits_of(config, base, Limits().max_blob_bytes)
     server = ServerService(
-        None if inference is None else inference.inside, registry, threads, limits
+        None if inference is None else inference.inside, registry, threads, limits, traffic
     )
     services: dict[str, Register] = {
         "loradock.v1.ServerService": partial(

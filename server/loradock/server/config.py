@@ -17,6 +17,8 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from loradock.registry.errors import InvalidName
+from loradock.registry.names import Reference, parse_reference
 from loradock.server.errors import StartRefused
 
 T = TypeVar("T")
@@ -57,6 +59,7 @@ class Config:
     )
     cache_dir: Path = setting(Path(), "Where fetched weights are kept; by default in data_dir.")
     cache_bytes: int = setting(10 << 30, "Bytes that cache_dir may take.")
+    max_downloads: int = setting(8, "Weights that are fetched side by side.")
     project: str = setting("default", "The project of callers without further identity.")
     token: str = setting("", "The token that callers must send.", is_secret=True)
     token_file: Path = setting(Path(), "A file that holds the token.")
@@ -65,6 +68,10 @@ class Config:
     heartbeat_interval_s: float = setting(5.0, "How often this server tells the catalog of itself.")
     rollback_window_s: float = setting(600.0, "How long a version stays resident after a move.")
     max_adapter_bytes: int = setting(2 << 30, "Bytes of host memory for resident adapters.")
+    pin: str = setting(
+        "",
+        "References that stay resident, with commas between; health waits for them.",
+    )
     max_running_rows: int = setting(16, "Sequences in the running batch.")
     max_queue: int = setting(512, "Requests that may wait for a place in the batch.")
     max_requests_per_project: int = setting(
@@ -147,6 +154,11 @@ class Config:
         """The base's name in the registry."""
         name = self.model_name or Path(self.model).name.removesuffix(".gguf")
         return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63]
+
+    @property
+    def pinned_references(self) -> tuple[Reference, ...]:
+        """What stays resident."""
+        return tuple(parse_reference(pin.strip()) for pin in self.pin.split(",") if pin.strip())
 
     def read_token(self) -> str | None:
         """Give the token; None lets everybody in."""
@@ -264,6 +276,7 @@ def _unknown_roles(roles: frozenset[str]) -> list[str]:
 
 def _out_of_range(config: Config) -> list[str]:
     at_least_one = (
+        "max_downloads",
         "max_running_rows",
         "max_message_bytes",
         "max_text_bytes",
@@ -291,6 +304,7 @@ def _out_of_range(config: Config) -> list[str]:
     problems += _metrics_problems(config)
     if not 0 <= config.port <= 65535:
         problems.append("port: must be in 0..65535")
+    problems += _unreadable_pins(config)
     return problems
 
 
@@ -305,6 +319,16 @@ def _metrics_problems(config: Config) -> list[str]:
             f"metrics_address: {host} can be reached from other hosts, and whoever reaches it "
             "reads the names of adapters: give --metrics-insecure if that is meant"
         ]
+    return []
+
+
+def _unreadable_pins(config: Config) -> list[str]:
+    try:
+        references = config.pinned_references
+    except InvalidName as error:
+        return [f"pin: {error}"]
+    if references and not config.has_role("inference"):
+        return ["pin: this process has no memory for adapters; it needs the role inference"]
     return []
 
 

@@ -9,6 +9,8 @@ ServerError
 ├── Draining               the server is stopping
 ├── QueueFull              as much waits as may wait
 ├── WrongBase              a version made for another base than this server runs
+├── AdapterTooLarge        a version that does not fit even into empty memory
+├── AdapterPinned          a version that shall be let go, but is pinned
 ├── AdapterMemoryFull      no room for one more resident version
 ├── AdapterLoadFailed      a version could not be brought in
 ├── NotResidentHere        an override names a version that is not resident
@@ -134,6 +136,24 @@ class AdapterMemoryFull(ServerError):
             f"the version needs {needed_bytes} bytes; of max_adapter_bytes = {budget_bytes} "
             f"only {free_bytes} can be freed now"
         )
+
+
+class AdapterTooLarge(ServerError):
+    """A version does not fit even into empty memory."""
+
+    def __init__(self, needed_bytes: int, budget_bytes: int) -> None:
+        self.needed_bytes, self.budget_bytes = needed_bytes, budget_bytes
+        super().__init__(
+            f"the version needs {needed_bytes} bytes, over max_adapter_bytes = {budget_bytes}"
+        )
+
+
+class AdapterPinned(ServerError):
+    """A version shall be let go, but is pinned."""
+
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
+        super().__init__(f"version {digest} is pinned on this server: unpin it first")
 
 
 class AdapterLoadFailed(ServerError):

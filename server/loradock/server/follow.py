@@ -24,12 +24,14 @@ from loradock.registry.resources import Alias, Change, Version, VersionState
 from loradock.server.candidates import Candidates
 from loradock.server.errors import ServerError
 from loradock.server.live import AliasKey, Live, LiveAlias, LiveSplit, live_alias
+from loradock.server.outage import Outage
 from loradock.server.residency import Residencies
 from loradock.server.threads import Threads
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
+ROOM_WAIT_S = 5.0  # then it is told, and tried again
 CHANGES_A_TIME = 1000
 
 
@@ -58,10 +60,15 @@ class Follower:
         self._tasks: dict[AliasKey, asyncio.Task[None]] = {}
         self._side_tasks: set[asyncio.Task[None]] = set()
         self._nudge = asyncio.Event()
-        self.catalog_answers = True
+        self.catalog = Outage("the catalog")
         self.on_applied: Callable[[], None] = lambda: None
         self.on_catalog_answers: Callable[[], None] = lambda: None  # again and again
         live.on_first_use = self._keep_previous
+
+    @property
+    def catalog_answers(self) -> bool:
+        """Whether the catalog answered when it was last asked."""
+        return not self.catalog.goes_on
 
     @property
     def applied_sequence(self) -> int:
@@ -103,9 +110,10 @@ class Follower:
                 self._reader.changes_since, self._seen, CHANGES_A_TIME
             )
         except RegistryError as error:
-            self._lost(error)
+            self.catalog.begin(str(error))
             return
-        self._found()
+        self.catalog.end()
+        self.on_catalog_answers()
         before = self.applied_sequence
         for change in changes:
             self._seen = change.sequence
@@ -114,17 +122,6 @@ class Follower:
             self._nudge.set()
         if self.applied_sequence != before:
             self.on_applied()
-
-    def _lost(self, error: RegistryError) -> None:
-        if self.catalog_answers:
-            log.warning("the catalog does not answer: %s", error)
-        self.catalog_answers = False
-
-    def _found(self) -> None:
-        if not self.catalog_answers:
-            log.info("the catalog answers again")
-        self.catalog_answers = True
-        self.on_catalog_answers()
 
     def _take(self, change: Change) -> None:
         if change.kind == "alias":
@@ -187,7 +184,7 @@ class Follower:
             self._flip(key, alias, await self._present_state(current.version))
             return
         version = await self._live.version(key[0], key[1], alias.version_digest)
-        async with self._residencies.lease(version):
+        async with self._residencies.lease(version, room_wait_s=ROOM_WAIT_S):
             version = await self._live.version(key[0], key[1], version.digest)  # yanked meanwhile?
             self._flip(key, alias, version)
 
@@ -216,8 +213,8 @@ class Follower:
         self._live.put(key, live_alias(alias, version, _carried(current, alias)))
         if version.digest == current.version.digest:
             return
-        if not self._live.is_live(current.version.digest):
-            self._residencies.hold(current.version.digest, self._rollback_window_s)
+        if not self._live.is_live(current.version):
+            self._residencies.hold(current.version, self._rollback_window_s)
         facts = {
             "alias": "/".join(key),
             "generation": alias.generation,
@@ -269,8 +266,8 @@ class Follower:
     async def _bring_previous(self, key: AliasKey, digest: str, left_s: float) -> None:
         with suppress(RegistryError, ServerError):
             version = await self._live.version(key[0], key[1], digest)
-            async with self._residencies.lease(version):
-                self._residencies.hold(digest, left_s)
+            async with self._residencies.lease(version, room_wait_s=ROOM_WAIT_S):
+                self._residencies.hold(version, left_s)
 
 
 def _carried(current: LiveAlias, alias: Alias) -> LiveSplit | None:

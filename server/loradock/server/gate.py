@@ -3,46 +3,71 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from loradock.server.errors import Draining
 
 
 class Gate:
-    """One door for all calls. Belongs to the event loop's thread."""
+    """One door for all calls. Belongs to the event loop's thread.
+
+    Who steers the server itself passes by the side: is let in while it is drained, and not waited
+    for. Once the door is closed it stays closed, to everybody.
+    """
 
     def __init__(self) -> None:
         self.num_inside = 0
+        self._num_steering = 0
         self._draining = False
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self._closed = False
+        self._left = asyncio.Event()
 
     @property
     def is_draining(self) -> bool:
         """Whether nothing new is let in."""
-        return self._draining
+        return self._draining or self._closed
 
     @contextmanager
-    def passage(self) -> Iterator[None]:
+    def passage(self, *, is_steering: bool = False) -> Iterator[None]:
         """Be inside; refused while draining."""
-        if self._draining:
+        if self._closed or (self._draining and not is_steering):
             raise Draining
-        self.num_inside += 1
-        self._empty.clear()
+        self._count(1, is_steering)
         try:
             yield
         finally:
-            self.num_inside -= 1
-            if not self.num_inside:
-                self._empty.set()
+            self._count(-1, is_steering)
 
     async def drain(self, grace_s: float) -> bool:
         """Let nobody in any more; tell whether everybody left within the grace."""
         self._draining = True
+        return await self._until(lambda: not self.num_inside, grace_s)
+
+    async def close(self, grace_s: float) -> bool:
+        """Do so for good; who steers has to leave too."""
+        self._closed = True
+        return await self._until(lambda: not self.num_inside + self._num_steering, grace_s)
+
+    def reopen(self) -> None:
+        """Let everybody in again. Refused once the door is closed."""
+        if self._closed:
+            raise Draining
+        self._draining = False
+
+    def _count(self, change: int, is_steering: bool) -> None:
+        if is_steering:
+            self._num_steering += change
+        else:
+            self.num_inside += change
+        self._left.set()
+
+    async def _until(self, holds: Callable[[], bool], grace_s: float) -> bool:
         try:
             async with asyncio.timeout(grace_s):
-                await self._empty.wait()
+                while not holds():
+                    self._left.clear()
+                    await self._left.wait()
         except TimeoutError:
             return False
         return True

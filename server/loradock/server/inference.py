@@ -8,27 +8,32 @@ from dataclasses import dataclass
 
 from loradock.engine.protocol import Engine
 from loradock.registry.errors import AlreadyExists, NotFound
+from loradock.registry.names import Reference
 from loradock.registry.registry import Registry
+from loradock.registry.resources import Version
 from loradock.server.admission import MEMORIES, Admission
 from loradock.server.answer import Answering
 from loradock.server.arm_traffic import ArmTraffic
 from loradock.server.bridge import Bridge
 from loradock.server.config import Config
 from loradock.server.errors import StartRefused
-from loradock.server.fetch import Fetcher
+from loradock.server.disk_cache import DiskCache
 from loradock.server.follow import Follower
+from loradock.server.health import Health
 from loradock.server.heartbeat import Pulse
 from loradock.server.identity import Identity, base_model_of
 from loradock.server.inference_service import InferenceService
+from loradock.server.inside import Inside
 from loradock.server.live import Live
 from loradock.server.loading import load
 from loradock.server.metrics import Metrics
 from loradock.server.override import Overrides
 from loradock.server.override_log import OverrideLog
+from loradock.server.pins import Pin, Pins
 from loradock.server.prompts import Prompts
 from loradock.server.residency import Residencies
-from loradock.server.server_service import Inside
 from loradock.server.threads import Threads
+from loradock.server.upkeep import Upkeep, WatchedStore
 
 NUM_LOAD_THREADS = 4
 NUM_TEXT_THREADS = 2  # of their own, so that a catalog that hangs stops no prompt
@@ -61,7 +66,13 @@ class Inference:
         return [
             asyncio.create_task(self.follower.run()),
             asyncio.create_task(self.inside.pulse.run()),
+            asyncio.create_task(self.inside.upkeep.run()),
+            asyncio.create_task(self.inside.pins.keep(self._bring_in)),
         ]
+
+    async def _bring_in(self, version: Version) -> None:
+        self.inside.check_base(version)
+        await self.inside.residencies.bring_in(version)
 
     async def close(self) -> None:
         """Stop the engine's steps, and tell the catalog that this server is gone."""
@@ -92,15 +103,22 @@ async def start_inference(
         max_tokens=MEMORIES * engine.state().num_memory_tokens,
     )
     live = Live(registry.reader, threads)
+    pins = Pins(live, [_pin(config, reference) for reference in config.pinned_references])
+    store = WatchedStore(registry.blobs)
+    probe_threads = Threads("probe", 1)
+    fetch_threads = Threads("fetch", config.max_downloads)
     load_threads = Threads("load", NUM_LOAD_THREADS)
     text_threads = Threads("text", NUM_TEXT_THREADS)
     residencies = Residencies(
         engine,
-        Fetcher(registry.blobs.fetch, config.cache_folder, config.cache_bytes),
+        DiskCache(store.fetch, config.cache_folder, config.cache_bytes, fetch_threads),
         load_threads,
         budget_bytes=config.max_adapter_bytes,
+        max_waiting=config.max_queue,
         is_live=live.is_live,
+        is_pinned=pins.is_pinned,
     )
+    upkeep = Upkeep(residencies, store, probe_threads)
     follower = Follower(
         registry.reader,
         live,
@@ -141,9 +159,23 @@ async def start_inference(
         Prompts(tokenizer, text_threads, context_length=engine.base.context_length),
         max_text_bytes=config.max_text_bytes,
     )
-    inside = Inside(engine, live, residencies, pulse, overrides, answering.check_base)
-    own_threads = (load_threads, text_threads)
+    inside = Inside(
+        engine,
+        live,
+        residencies,
+        pins,
+        pulse,
+        overrides,
+        upkeep,
+        Health(live, residencies, pins, follower.catalog, store.outage, upkeep),
+        answering.check_base,
+    )
+    own_threads = (load_threads, text_threads, fetch_threads, probe_threads)
     return Inference(identity, engine, bridge, follower, inside, service, own_threads, registry)
+
+
+def _pin(config: Config, reference: Reference) -> Pin:
+    return Pin(reference.project or config.project, reference)
 
 
 def agree_on_base(config: Config, registry: Registry, identity: Identity) -> None:

@@ -33,6 +33,7 @@ REQUEST_ID_KEY = "x-request-id"
 MAX_REQUEST_ID_CHARS = 128
 LAST_WORD_S, LAST_WORD_SHARE = 0.05, 0.02  # of a deadline: to say that it passed, and where
 OPEN_SERVICES = ("/grpc.health.v1.",)
+STEERING = "/loradock.v1.ServerService/"
 INFERENCE = "/loradock.v1.InferenceService/"
 # What every log line of an inference request says, also before it is known or when it never is.
 UNRESOLVED = dict.fromkeys(("adapter", "version", "digest", "alias", "arm"))
@@ -156,7 +157,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             allowed_s = self._allowed_s(context.time_remaining())
             call = Call(method, request_id, principal, started + allowed_s, started, known)
             enter_call(call)
-            with self._gate.passage():
+            with self._gate.passage(is_steering=method.startswith(STEERING)):
                 async with _until(allowed_s, call), _interruptible(call):
                     yield
         except asyncio.CancelledError:

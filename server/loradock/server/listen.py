@@ -89,9 +89,10 @@ class Listener:
         await self._server.start()
         return f"{shown_host}:{taken}"
 
-    async def say_serving(self) -> None:
-        """Tell health that this server is ready."""
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+    async def say_serving(self, is_serving: bool) -> None:
+        """Tell health whether this server takes part in traffic."""
+        status = health_pb2.HealthCheckResponse
+        await self._set_health(status.SERVING if is_serving else status.NOT_SERVING)
 
     async def say_not_serving(self) -> None:
         """Tell health that this server is going, for good."""

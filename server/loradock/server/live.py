@@ -98,7 +98,7 @@ class Live:
         self._num_forgotten = 0
         self._turns: dict[AliasKey, _Turn] = {}
         self._first_uses: dict[AliasKey, asyncio.Task[LiveAlias]] = {}
-        self._live_digests: frozenset[str] = frozenset()
+        self._live_versions: frozenset[tuple[str, str]] = frozenset()
         self.on_first_use: Callable[[AliasKey, Alias], None] = lambda key, alias: None
 
     @property
@@ -110,9 +110,14 @@ class Live:
         """Give one line of the table."""
         return self._table.get(key)
 
-    def is_live(self, digest: str) -> bool:
+    def is_live(self, version: Version) -> bool:
         """Whether an alias is answered with a version."""
-        return digest in self._live_digests
+        return (version.project, version.digest) in self._live_versions
+
+    def number(self, project: str, adapter: str, digest: str) -> int | None:
+        """Give a version's number, if it is known here."""
+        known = self._pins.get((project, adapter, digest))
+        return None if known is None else known.number
 
     def is_tracked(self, key: AliasKey) -> bool:
         """Whether changes of an alias matter here: it is live, or being read for the first time."""
@@ -181,7 +186,7 @@ class Live:
     def _replace(self, table: dict[AliasKey, LiveAlias]) -> None:
         self._table = table
         versions = (version for live in table.values() for version in live.versions)
-        self._live_digests = frozenset(version.digest for version in versions)
+        self._live_versions = frozenset((v.project, v.digest) for v in versions)
 
     async def version(self, project: str, adapter: str, digest: str) -> Version:
         """Give a version by its digest, from the catalog only if it was never seen."""

@@ -1,8 +1,8 @@
-"""Which versions the engine holds, and who holds them there.
+"""Which versions are in memory, and who holds them there.
 
-A version's way: LOADING (fetched, verified, made resident, all off the step loop; single flight) to
-RESIDENT, or to FAILED with a reason and a back-off; DRAINING while it is let go but still leased.
-Knows neither aliases nor the wire.
+A version's way: LOADING (fetched to disk, room taken, verified and made resident, all off the step
+loop; single flight) to RESIDENT, or to FAILED with a reason and a back-off; DRAINING while it is
+let go but still leased. Knows neither aliases nor the wire.
 """
 
 from __future__ import annotations
@@ -12,58 +12,44 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
-from loradock.engine.errors import EngineError
-from loradock.engine.protocol import Engine, ResidentAdapter
-from loradock.registry.errors import RegistryError
+from loradock.engine.protocol import Engine
 from loradock.registry.resources import Residency as ReportedResidency
 from loradock.registry.resources import Version
-from loradock.server.errors import AdapterLoadFailed, AdapterMemoryFull, ServerError
-from loradock.server.fetch import Fetcher
+from loradock.server.disk_cache import DiskCache
+from loradock.server.errors import (
+    AdapterLoadFailed,
+    AdapterMemoryFull,
+    AdapterTooLarge,
+    QueueFull,
+    ServerError,
+)
+from loradock.server.eviction import GreedyDual
+from loradock.server.integrity import violations
+from loradock.server.loader import Loader
+from loradock.server.place import (
+    ABSENT,
+    CACHED,
+    DRAINING,
+    FAILED,
+    LOADING,
+    RESIDENT,
+    Lease,
+    Place,
+    is_known,
+    key_of,
+    told,
+)
+from loradock.server.room import Key, Room
 from loradock.server.threads import Threads
 
 log = logging.getLogger(__name__)
 
-FIRST_RETRY_S = 0.5
-MAX_RETRY_S = 30.0
+MAX_PLACES = 1024  # remembered of what is not in memory
 FORGET_S = 600.0  # a failure that nobody asked about again
-BYTES_PER_WEIGHT = 4
+ROOM_POLL_S = 0.1
 
-LOADING, RESIDENT, DRAINING, FAILED = "loading", "resident", "draining", "failed"
-
-
-@dataclass(slots=True)
-class _Entry:
-    """One version's place."""
-
-    version: Version
-    state: str = LOADING
-    size_bytes: int = 0  # reserved while LOADING
-    num_leases: int = 0
-    held_until: float = 0.0  # by a rollback window
-    last_used: float = 0.0
-    reason: str = ""
-    num_failures: int = 0
-    retry_at: float = 0.0
-    loading: asyncio.Task[None] | None = None
-
-    @property
-    def digest(self) -> str:
-        return self.version.digest
-
-    @property
-    def is_in_engine(self) -> bool:
-        return self.state in (RESIDENT, DRAINING)
-
-
-@dataclass(slots=True)
-class Lease:
-    """One request's hold on a resident version; it outlives the request by its unfinished rows."""
-
-    version: Version
-    waited_s: float
-    rows: list[asyncio.Future[None]] = field(default_factory=list)
+__all__ = ["ABSENT", "CACHED", "DRAINING", "FAILED", "LOADING", "RESIDENT", "Lease", "Residencies"]
 
 
 class Residencies:
@@ -72,212 +58,268 @@ class Residencies:
     def __init__(
         self,
         engine: Engine,
-        fetcher: Fetcher,
+        cache: DiskCache,
         threads: Threads,
         *,
         budget_bytes: int,
-        is_live: Callable[[str], bool],
+        max_waiting: int,
+        is_live: Callable[[Version], bool],
+        is_pinned: Callable[[Version], bool],
     ) -> None:
+        """Let at most `max_waiting` requests wait for versions that are not here yet."""
         self._engine = engine
-        self._fetcher = fetcher
-        self._threads = threads
-        self._budget_bytes = budget_bytes
+        self.cache = cache
+        self.room = Room(budget_bytes, self._make_free)
+        self._loader = Loader(engine, cache, self.room, threads)
+        self._max_waiting = max_waiting
         self._is_live = is_live
-        self._entries: dict[str, _Entry] = {}
+        self.is_pinned = is_pinned
+        self._places: dict[Key, Place] = {}
+        self._greedy_dual = GreedyDual()
+        self._num_waiting = 0
+        self._num_leases = 0
+        self.num_loads = 0
+        self.num_failed_loads = 0
+        self.num_evictions = 0
 
-    def version(self, digest: str) -> Version | None:
+    def version(self, project: str, digest: str) -> Version | None:
         """Give a version that the next step can use."""
-        entry = self._entries.get(digest)
-        return entry.version if entry is not None and entry.is_in_engine else None
+        place = self._places.get((project, digest))
+        return place.version if place is not None and place.is_in_engine else None
+
+    def place(self, version: Version) -> Place:
+        """Tell one version's place, also of one that was never here."""
+        return self._places.get(key_of(version)) or Place(version)
+
+    def places(self) -> list[Place]:
+        """List what is in memory, on its way, on disk or has failed, as far as is remembered."""
+        return [place for place in self._places.values() if self.state_of(place) != ABSENT]
+
+    def state_of(self, place: Place) -> str:
+        """Say how near a version is to the next step."""
+        if place.state == ABSENT and self.cache.has(place.version.delta.weights.digest):
+            return CACHED
+        return place.state
 
     def report(self) -> tuple[ReportedResidency, ...]:
-        """Tell every version's place."""
+        """Tell the catalog what is in memory, on its way, or has failed."""
         return tuple(
-            ReportedResidency(e.digest, e.state, e.size_bytes, e.num_leases, e.reason)
-            for e in self._entries.values()
+            ReportedResidency(
+                p.digest, p.state, p.size_bytes, p.num_leases, p.reason, p.version.project
+            )
+            for p in self._places.values()
+            if p.state != ABSENT
         )
 
-    def report_of(self, digest: str) -> ReportedResidency:
-        """Tell one version's place; one that is gone is reported as draining, of no size."""
-        found = {residency.digest: residency for residency in self.report()}
-        return found.get(digest, ReportedResidency(digest, DRAINING, 0, 0))
-
     @asynccontextmanager
-    async def lease(self, version: Version) -> AsyncIterator[Lease]:
-        """Hold a version resident, bringing it in if need be. The one place that gives back."""
+    async def lease(self, version: Version, *, room_wait_s: float = 0.0) -> AsyncIterator[Lease]:
+        """Hold a version resident, bringing it in if need be. The one place that gives back.
+
+        Where there is no room, wait so long for somebody else's hold to end; then raise
+        `AdapterMemoryFull`.
+        """
         started = time.monotonic()
-        entry = self._entries.setdefault(version.digest, _Entry(version))
-        entry.num_leases += 1
+        place = self._known(version)
+        place.num_leases += 1
+        self._num_leases += 1
         lease = Lease(version, 0.0)
         try:
-            await self._usable(entry)
+            await self._usable(place, started + room_wait_s)
             lease.waited_s = time.monotonic() - started
             yield lease
         finally:
-            rows = [row for row in lease.rows if not row.done()]
-            _when_all_done(rows, lambda: self._give_back(entry))
+            place.touch()
+            lease.when_over(lambda: self._give_back(place))
 
-    async def bring_in(self, version: Version) -> None:
+    async def bring_in(self, version: Version, *, room_wait_s: float = 0.0) -> None:
         """Make a version resident. Idempotent."""
-        async with self.lease(version):
+        async with self.lease(version, room_wait_s=room_wait_s):
             pass
 
-    def hold(self, digest: str, seconds: float) -> None:
-        """Keep a version from eviction for so long: an alias may roll back to it."""
-        entry = self._entries.get(digest)
-        if entry is not None:
-            entry.held_until = max(entry.held_until, time.monotonic() + seconds)
+    async def prefetch(self, version: Version) -> None:
+        """Have a version's weights on disk. Idempotent; changes nothing in memory."""
+        place = self._known(version)
+        if place.is_in_engine or place.loading is not None:
+            return
+        self._refuse_early(place)
+        try:
+            async with self.cache.held(version.delta.weights):
+                pass
+        except Exception as error:
+            if place.loading is not None or place.is_in_engine:
+                return  # a load that began meanwhile tells for itself
+            raise self._failed(place, error) from error
+        if place.state == FAILED:
+            place.state = ABSENT
 
-    def let_go(self, digest: str) -> None:
+    def hold(self, version: Version, seconds: float) -> None:
+        """Keep a version from eviction for so long: an alias may roll back to it."""
+        place = self._places.get(key_of(version))
+        if place is not None:
+            place.held_until = max(place.held_until, time.monotonic() + seconds)
+
+    def let_go(self, version: Version) -> None:
         """Release a version as soon as its last lease ends."""
-        entry = self._entries.get(digest)
-        if entry is not None and entry.is_in_engine:
-            entry.held_until = 0.0
-            entry.state = DRAINING
-            self._settle(entry)
+        place = self._places.get(key_of(version))
+        if place is not None and place.is_in_engine:
+            place.held_until = 0.0
+            place.state = DRAINING
+            self._settle(place)
 
     def sweep(self) -> None:
-        """Let go what was held for a rollback window that has closed; forget old failures."""
+        """Let go what was held for a rollback window that has closed; see who has room now."""
         now = time.monotonic()
-        for entry in list(self._entries.values()):
-            if entry.state == FAILED and not entry.num_leases and entry.retry_at + FORGET_S < now:
-                del self._entries[entry.digest]
-            if 0.0 < entry.held_until <= now:
-                entry.held_until = 0.0
-                if not self._is_live(entry.digest):
-                    self.let_go(entry.digest)
+        for place in list(self._places.values()):
+            if 0.0 < place.held_until <= now:
+                place.held_until = 0.0
+                if not self._is_live(place.version) and not self.is_pinned(place.version):
+                    self.let_go(place.version)
+        self.room.serve()
+        self._forget_oldest()
 
-    async def _usable(self, entry: _Entry) -> None:
-        entry.last_used = time.monotonic()
-        if entry.state == DRAINING:
-            entry.state = RESIDENT
-        if entry.state == RESIDENT:
+    def check(self) -> list[str]:
+        """Say what does not add up: leased + idle + loading + free is the budget, to the byte."""
+        places = list(self._places.values())
+        return list(violations(places, self.room, self._engine.state(), self._num_leases))
+
+    def _known(self, version: Version) -> Place:
+        return self._places.setdefault(key_of(version), Place(version))
+
+    async def _usable(self, place: Place, give_up_at: float) -> None:
+        place.num_hits += 1
+        place.touch()
+        self._greedy_dual.used(place.worth)
+        if place.state == DRAINING:
+            place.state = RESIDENT
+        if place.state == RESIDENT:
             return
-        if entry.loading is None:
-            self._start_loading(entry)
-        assert entry.loading is not None
-        await asyncio.shield(entry.loading)
-        entry.last_used = time.monotonic()
-
-    def _start_loading(self, entry: _Entry) -> None:
-        wait_s = entry.retry_at - time.monotonic()
-        if entry.state == FAILED and wait_s > 0:
-            raise AdapterLoadFailed(entry.digest, entry.reason, wait_s)
-        size = size_of(entry.version)
-        self._make_room(size)
-        entry.state, entry.size_bytes = LOADING, size
-        entry.loading = asyncio.create_task(self._load(entry))
-        entry.loading.add_done_callback(_retrieved)
-
-    async def _load(self, entry: _Entry) -> None:
-        started = time.monotonic()
+        if self._num_waiting >= self._max_waiting:
+            raise QueueFull(self._num_waiting, self._max_waiting)
+        if place.loading is None:
+            self._refuse_early(place)
+            place.loading = asyncio.create_task(self._load(place))
+            place.loading.add_done_callback(_retrieved)
+            place.state = LOADING
+        self._num_waiting += 1
         try:
-            resident = await self._threads.run(self._load_on_thread, entry.version)
-        except Exception as error:
-            self._fail(entry, error)
-            raise AdapterLoadFailed(entry.digest, entry.reason, self._back_off(entry)) from error
+            await self._arrival(place, place.loading, give_up_at)
         finally:
-            entry.loading = None
-        entry.state, entry.size_bytes = RESIDENT, resident.size_bytes
-        entry.num_failures, entry.reason = 0, ""
-        facts = {"digest": entry.digest, "seconds": round(time.monotonic() - started, 4)}
-        log.info("adapter is resident", extra={"facts": facts})
-        self._settle(entry)
+            self._num_waiting -= 1
 
-    def _load_on_thread(self, version: Version) -> ResidentAdapter:
-        with self._fetcher.source(version) as source:
-            return self._engine.make_resident(source)
+    async def _arrival(self, place: Place, loading: asyncio.Task[None], give_up_at: float) -> None:
+        while not loading.done():
+            left_s = give_up_at - time.monotonic()
+            if left_s <= 0 and place.waits_for_room:
+                raise self._no_room(place)
+            await asyncio.wait({loading}, timeout=max(left_s, ROOM_POLL_S))
+        loading.result()
 
-    def _fail(self, entry: _Entry, error: Exception) -> None:
-        entry.state, entry.size_bytes = FAILED, 0
-        entry.num_failures += 1
-        entry.reason = _told(error)
-        entry.retry_at = time.monotonic() + self._back_off(entry)
-        facts = {"digest": entry.digest, "reason": entry.reason}
-        known = isinstance(error, RegistryError | EngineError)
+    def _refuse_early(self, place: Place) -> None:
+        """Raise what is known without trying."""
+        if place.back_off_s:
+            raise AdapterLoadFailed(place.digest, place.last_error, place.back_off_s)
+        size = self._loader.size_of(place.version)
+        if size > self.room.budget_bytes:
+            raise AdapterTooLarge(size, self.room.budget_bytes)
+
+    async def _load(self, place: Place) -> None:
+        try:
+            loaded = await self._loader.load(place)
+        except Exception as error:
+            raise self._failed(place, error) from error
+        finally:
+            if place.loading is asyncio.current_task():
+                place.loading = None
+                if place.state == LOADING:
+                    place.state = ABSENT
+        self.room.resize(place.key, loaded.size_bytes)
+        place.arrive(loaded)
+        self._greedy_dual.renew(place.worth)
+        self.num_loads += 1
+        log.info("adapter is resident", extra={"facts": {"digest": place.digest} | loaded.facts})
+        self._settle(place)
+
+    def _failed(self, place: Place, error: Exception) -> AdapterLoadFailed:
+        self._empty(place)
+        back_off_s = place.fail(told(error))
+        self.num_failed_loads += 1
         log.warning(
             "adapter could not be brought in",
-            extra={"facts": facts},
-            exc_info=None if known else error,
+            extra={"facts": {"digest": place.digest, "reason": place.last_error}},
+            exc_info=None if is_known(error) else error,
         )
+        self.room.serve()
+        return AdapterLoadFailed(place.digest, place.last_error, back_off_s)
 
-    def _back_off(self, entry: _Entry) -> float:
-        return min(FIRST_RETRY_S * 2.0 ** (entry.num_failures - 1), MAX_RETRY_S)
-
-    def _make_room(self, needed: int) -> None:
-        free = self._budget_bytes - sum(e.size_bytes for e in self._entries.values())
+    def _make_free(self, missing_bytes: int) -> bool:
+        """Evict until so much more is free; evict nothing if that can't be done."""
         victims = self._victims()
-        if free + sum(entry.size_bytes for entry in victims) < needed:
-            freeable = max(0, free + sum(entry.size_bytes for entry in victims))
-            raise AdapterMemoryFull(needed, freeable, self._budget_bytes)
-        for entry in victims:
-            if free >= needed:
-                return
-            free += entry.size_bytes
-            self._evict(entry)
+        if self.room.freed_by([place.key for place in victims]) < missing_bytes:
+            return False
+        enough = self.room.free_bytes + missing_bytes
+        for place in victims:
+            if self.room.free_bytes >= enough:
+                break
+            self._evict(place)
+            self.num_evictions += 1
+        return True
 
-    def _victims(self) -> list[_Entry]:
-        """List what may go: first what is live nowhere, then the longest unused."""
-        now = time.monotonic()
+    def _victims(self) -> list[Place]:
+        """List what may go: first what is live nowhere, then what is worth least."""
         idle = [
-            entry
-            for entry in self._entries.values()
-            if entry.is_in_engine and not entry.num_leases and entry.held_until <= now
+            place
+            for place in self._places.values()
+            if place.is_in_engine and not place.num_leases and not place.is_held
         ]
-        return sorted(idle, key=lambda entry: (self._is_live(entry.digest), entry.last_used))
+        free_to_go = [place for place in idle if not self.is_pinned(place.version)]
+        return sorted(free_to_go, key=lambda p: (self._is_live(p.version), p.worth.credit))
 
-    def _evict(self, entry: _Entry) -> None:
-        assert not entry.num_leases, "a leased version is never a victim"
-        self._engine.release(entry.digest)
-        del self._entries[entry.digest]
-        log.info("adapter was let go", extra={"facts": {"digest": entry.digest}})
+    def _evict(self, place: Place) -> None:
+        assert not place.num_leases, "a leased version is never a victim"
+        self._empty(place)
+        place.state, place.size_bytes = ABSENT, 0
+        self._greedy_dual.let_go(place.worth)
+        log.info("adapter was let go", extra={"facts": {"digest": place.digest}})
 
-    def _give_back(self, entry: _Entry) -> None:
-        entry.num_leases -= 1
-        self._settle(entry)
+    def _empty(self, place: Place) -> None:
+        """Give a place's memory back, unless another project holds the same content."""
+        if self.room.give_back(place.key):
+            self._engine.release(place.digest)
 
-    def _settle(self, entry: _Entry) -> None:
-        """Drop what drains without leases, and what never came to be loaded."""
-        if entry.num_leases or self._entries.get(entry.digest) is not entry:
+    def _no_room(self, place: Place) -> AdapterMemoryFull:
+        needed = self._loader.size_of(place.version)
+        freeable = self.room.free_bytes + self.room.freed_by([p.key for p in self._victims()])
+        return AdapterMemoryFull(needed, max(0, freeable), self.room.budget_bytes)
+
+    def _give_back(self, place: Place) -> None:
+        place.num_leases -= 1
+        self._num_leases -= 1
+        self._settle(place)
+
+    def _settle(self, place: Place) -> None:
+        """Drop what drains without leases, and who waits for room for nobody; let others in."""
+        if place.num_leases:
             return
-        if entry.state == DRAINING:
-            self._evict(entry)
-        elif entry.state == LOADING and entry.loading is None:
-            del self._entries[entry.digest]
+        if place.state == DRAINING:
+            self._evict(place)
+        elif place.waits_for_room and place.loading is not None:
+            loading, place.loading, place.state = place.loading, None, ABSENT
+            loading.cancel()
+        self.room.serve()
+
+    def _forget_oldest(self) -> None:
+        now = time.monotonic()
+        rest = [p for p in self._places.values() if not p.num_leases and p.loading is None]
+        for place in rest:
+            if place.state == FAILED and place.retry_at + FORGET_S < now:
+                place.state, place.num_failures = ABSENT, 0
+        absent = [place for place in rest if place.state == ABSENT]
+        for place in sorted(absent, key=_last_use)[: max(0, len(absent) - MAX_PLACES)]:
+            del self._places[place.key]
 
 
-def size_of(version: Version) -> int:
-    """Give what a version takes in memory, at most."""
-    shapes = version.base.modules
-    weights = sum(
-        module.rank * (shapes[module.module].in_features + shapes[module.module].out_features)
-        for module in version.modules
-        if module.module in shapes
-    )
-    return weights * BYTES_PER_WEIGHT
-
-
-def _told(error: Exception) -> str:
-    """Say why a load failed, to callers too: nothing from inside."""
-    if isinstance(error, RegistryError | EngineError):
-        return str(error) or type(error).__name__
-    return "unexpected error; see the server's log"
-
-
-def _when_all_done(rows: list[asyncio.Future[None]], then: Callable[[], None]) -> None:
-    """Call `then` once, when the last of the rows has ended; at once if all have."""
-    left = len(rows)
-    if not left:
-        then()
-
-    def one_done(row: asyncio.Future[None]) -> None:
-        nonlocal left
-        left -= 1
-        if not left:
-            then()
-
-    for row in rows:
-        row.add_done_callback(one_done)
+def _last_use(place: Place) -> float:
+    return place.last_used_at.timestamp() if place.last_used_at else 0.0
 
 
 def _retrieved(task: asyncio.Task[None]) -> None:

@@ -29,13 +29,15 @@ def run(config: Config, ready_file: Path | None = None) -> None:
 
 
 async def _serve(config: Config, ready_file: Path | None) -> None:
-    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     server = await start_server(config, _say)
     for sign in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(sign, stop.set)
-    _tell_ready(server, ready_file)
-    await stop.wait()
+        loop.add_signal_handler(sign, server.traffic.exit_asked.set)
+    if not server.traffic.ready.is_set():
+        _say(f"bringing in what is pinned: {config.pin} …")
+    if await server.traffic.is_ready_before_exit():
+        _tell_ready(server, ready_file)
+    await server.traffic.exit_asked.wait()
     await server.stop()
 
 

@@ -3,55 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib.metadata import version as release_of
 
-from loradock.engine.protocol import BaseInfo, Engine
+from loradock.engine.protocol import BaseInfo
 from loradock.registry.errors import InvalidArgument
 from loradock.registry.names import check_digest
 from loradock.registry.registry import Registry
+from loradock.registry.resources import Version
 from loradock.server import convert_server as convert
 from loradock.server import names
 from loradock.server.blobs import MAX_CHUNK_BYTES
 from loradock.server.call import current_call
 from loradock.server.config import Config
-from loradock.server.errors import NoEngine, NotResidentHere
+from loradock.server.errors import AdapterPinned, NoEngine, NotResidentHere
 from loradock.server.fields import page_size, seconds_of
-from loradock.server.heartbeat import Pulse
-from loradock.server.live import Live
-from loradock.server.override import Overrides
+from loradock.server.inside import Inside
+from loradock.server.pins import Pin
 from loradock.server.principal import Role
-from loradock.server.residency import Residencies
 from loradock.server.threads import Threads
+from loradock.server.traffic import Traffic
 from loradock.v1 import server_service_pb2 as wire
 from loradock.v1 import server_service_pb2_grpc as grpc_wire
 
 POLL_S = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class Inside:
-    """What an inference server has inside, for those who look at it."""
-
-    engine: Engine
-    live: Live
-    residencies: Residencies
-    pulse: Pulse
-    overrides: Overrides
-    check_base: Callable[..., None]
+SHARE_OF_DEADLINE = 0.9  # that may go by in waiting for memory; the rest is to say so
 
 
 class ServerService(grpc_wire.ServerServiceServicer):
     """Shows and steers one running server."""
 
     def __init__(
-        self, inside: Inside | None, registry: Registry, threads: Threads, limits: wire.ServerLimits
+        self,
+        inside: Inside | None,
+        registry: Registry,
+        threads: Threads,
+        limits: wire.ServerLimits,
+        traffic: Traffic,
     ) -> None:
         self._inside_or_none = inside
         self._registry = registry
         self._threads = threads
         self._limits = limits
+        self._traffic = traffic
 
     @property
     def _inside(self) -> Inside:
@@ -65,32 +59,41 @@ class ServerService(grpc_wire.ServerServiceServicer):
         """Describe this server."""
         principal = current_call().principal
         principal.require(Role.VIEW)
-        state = self._inside.engine.state()
+        inside, project = self._inside, principal.project
+        state = inside.engine.state()
+        server = convert.server(inside.pulse.heartbeat(), project)
+        del server.residencies[:]
+        server.residencies.extend(convert.places(inside, project))
         return wire.GetServerResponse(
-            server=convert.server(self._inside.pulse.heartbeat()),
+            server=server,
             release=release_of("loradock"),
-            engine_profile=self._inside.engine.base.profile,
+            engine_profile=inside.engine.base.profile,
             limits=self._limits,
             live_aliases=[
-                convert.live_alias(key, live)
-                for key, live in self._inside.live.table.items()
-                if key[0] == principal.project
+                convert.live_alias(key, live, inside.live)
+                for key, live in inside.live.table.items()
+                if key[0] == project
             ],
             num_running_rows=state.num_running,
             num_waiting_rows=state.num_waiting,
+            degraded=inside.health.degraded(project),
+            drained=self._traffic.is_drained,
+            memory=convert.memory(inside.residencies),
+            disk=convert.disk(inside.residencies.cache),
         )
 
     async def ListServers(
         self, request: wire.ListServersRequest, context: object
     ) -> wire.ListServersResponse:
         """List the servers that the catalog has heard of lately."""
-        current_call().principal.require(Role.VIEW)
+        principal = current_call().principal
+        principal.require(Role.VIEW)
         size = page_size(request.page_size)
         beats = await self._threads.run(self._registry.fleet.list)
         beats = [beat for beat in beats if beat.server_id > request.page_token]
         is_last = len(beats) <= size
         return wire.ListServersResponse(
-            servers=[convert.server(beat) for beat in beats[:size]],
+            servers=[convert.server(beat, principal.project) for beat in beats[:size]],
             next_page_token="" if is_last else beats[size - 1].server_id,
         )
 
@@ -98,13 +101,49 @@ class ServerService(grpc_wire.ServerServiceServicer):
         self, request: wire.LoadAdapterRequest, context: object
     ) -> wire.LoadAdapterResponse:
         """Make a version resident."""
-        parent = names.project_of(request.parent, Role.OPERATE)
-        project, reference = names.reference_of(request.reference, parent)
-        resolved = await self._inside.live.resolve(project, reference)
-        self._inside.check_base(resolved.version)
-        await self._inside.residencies.bring_in(resolved.version)
-        residency = self._inside.residencies.report_of(resolved.version.digest)
-        return wire.LoadAdapterResponse(residency=convert.residency_message(residency))
+        _, version = await self._meant(request.parent, request.reference)
+        await self._bring_in(version)
+        return wire.LoadAdapterResponse(residency=self._told(version))
+
+    async def PrefetchAdapter(
+        self, request: wire.PrefetchAdapterRequest, context: object
+    ) -> wire.PrefetchAdapterResponse:
+        """Have a version's weights on disk."""
+        _, version = await self._meant(request.parent, request.reference)
+        await self._inside.residencies.prefetch(version)
+        return wire.PrefetchAdapterResponse(residency=self._told(version))
+
+    async def PinAdapter(
+        self, request: wire.PinAdapterRequest, context: object
+    ) -> wire.PinAdapterResponse:
+        """Make a version resident, and keep it so."""
+        pin, version = await self._meant(request.parent, request.reference)
+        await self._bring_in(version)
+        self._inside.pins.add(pin)
+        return wire.PinAdapterResponse(residency=self._told(version))
+
+    async def UnpinAdapter(
+        self, request: wire.UnpinAdapterRequest, context: object
+    ) -> wire.UnpinAdapterResponse:
+        """Take a pin back."""
+        pin, version = await self._meant(request.parent, request.reference)
+        self._inside.pins.remove(pin)
+        return wire.UnpinAdapterResponse(residency=self._told(version))
+
+    async def _meant(self, parent: str, text: str) -> tuple[Pin, Version]:
+        """Resolve what an operator speaks of; refused if it is of another base."""
+        inside = self._inside
+        project, reference = names.reference_of(text, names.project_of(parent, Role.OPERATE))
+        version = (await inside.live.resolve(project, reference)).version
+        inside.check_base(version)
+        return Pin(project, replace(reference, project=None)), version
+
+    async def _bring_in(self, version: Version) -> None:
+        wait_s = current_call().remaining_s * SHARE_OF_DEADLINE
+        await self._inside.residencies.bring_in(version, room_wait_s=wait_s)
+
+    def _told(self, version: Version) -> wire.Residency:
+        return convert.place(self._inside, self._inside.residencies.place(version))
 
     async def UnloadAdapter(
         self, request: wire.UnloadAdapterRequest, context: object
@@ -114,16 +153,37 @@ class ServerService(grpc_wire.ServerServiceServicer):
         principal.require(Role.OPERATE)
         digest = check_digest("version_digest", request.version_digest)
         wait_s = seconds_of("drain_timeout", request.drain_timeout)
-        residencies = self._inside.residencies
-        version = residencies.version(digest)
-        if version is None or version.project != principal.project:
+        residencies, project = self._inside.residencies, principal.project
+        version = residencies.version(project, digest)
+        if version is None:
             raise NotResidentHere(digest)
-        residencies.let_go(digest)
+        if self._inside.pins.is_pinned(version):
+            raise AdapterPinned(digest)
+        residencies.let_go(version)
         give_up_at = asyncio.get_running_loop().time() + wait_s
-        while residencies.version(digest) and asyncio.get_running_loop().time() < give_up_at:
+        while residencies.version(project, digest):
+            if asyncio.get_running_loop().time() >= give_up_at:
+                break
             await asyncio.sleep(POLL_S)
-        residency = residencies.report_of(digest)
-        return wire.UnloadAdapterResponse(residency=convert.residency_message(residency))
+        return wire.UnloadAdapterResponse(residency=self._told(version))
+
+    async def DrainServer(
+        self, request: wire.DrainServerRequest, context: object
+    ) -> wire.DrainServerResponse:
+        """Take this server out of traffic."""
+        current_call().principal.require(Role.OPERATE)
+        num_inside = await self._traffic.drain(seconds_of("drain_timeout", request.drain_timeout))
+        if request.exit:
+            self._traffic.exit_asked.set()
+        return wire.DrainServerResponse(num_inside=num_inside)
+
+    async def UndrainServer(
+        self, request: wire.UndrainServerRequest, context: object
+    ) -> wire.UndrainServerResponse:
+        """Take it back into traffic."""
+        current_call().principal.require(Role.OPERATE)
+        await self._traffic.undrain()
+        return wire.UndrainServerResponse()
 
     async def OverrideAlias(
         self, request: wire.OverrideAliasRequest, context: object
@@ -139,7 +199,8 @@ class ServerService(grpc_wire.ServerServiceServicer):
             key, digest, request.reason, current_call().principal.subject
         )
         self._inside.pulse.nudge()
-        return wire.OverrideAliasResponse(live_alias=convert.live_alias(key, live))
+        told = convert.live_alias(key, live, self._inside.live)
+        return wire.OverrideAliasResponse(live_alias=told)
 
 
 def limits_of(config: Config, base: BaseInfo | None, max_blob_bytes: int) -> wire.ServerLimits:

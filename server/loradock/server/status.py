@@ -155,6 +155,10 @@ TABLE: Mapping[type[Exception], Row] = {
         ("needed_bytes", "free_bytes", "budget_bytes"),
         retry_after_s=1.0,
     ),
+    server.AdapterTooLarge: Row(
+        Code.FAILED_PRECONDITION, "ADAPTER_TOO_LARGE", ("needed_bytes", "budget_bytes")
+    ),
+    server.AdapterPinned: Row(Code.FAILED_PRECONDITION, "ADAPTER_PINNED", ("digest",)),
     server.AdapterLoadFailed: Row(
         Code.UNAVAILABLE, "ADAPTER_LOAD_FAILED", ("digest", "cause"), retry_after_s=1.0
     ),

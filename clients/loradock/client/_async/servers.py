@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from loradock.client._async.calls import AsyncCalls
+from loradock.client._async.calls import AsyncCalls, RequestT
 from loradock.client._names import alias_name, parse_reference, project_name
 from loradock.client._values.server import LiveAlias, Residency, Server, ServerStatus
 from loradock.client._wire.built import built
@@ -42,12 +42,47 @@ class AsyncServers:
 
     async def load(self, reference: str, *, timeout_s: float | None = None) -> Residency:
         """Make a version resident on the server that answers. Idempotent."""
-        wanted = parse_reference(reference, self._calls.project)
-        request = built(
-            wire.LoadAdapterRequest, parent=project_name(wanted.project), reference=wanted.text
-        )
+        request = self._meant(wire.LoadAdapterRequest, reference)
         response = await self._calls.unary(self._stub.LoadAdapter, request, timeout_s=timeout_s)
         return residency_of(response.residency)
+
+    async def prefetch(self, reference: str, *, timeout_s: float | None = None) -> Residency:
+        """Bring a version's weights to the disk of the server that answers. Idempotent."""
+        request = self._meant(wire.PrefetchAdapterRequest, reference)
+        method = self._stub.PrefetchAdapter
+        return residency_of((await self._calls.unary(method, request, timeout_s=timeout_s)).residency)
+
+    async def pin(self, reference: str, *, timeout_s: float | None = None) -> Residency:
+        """Make a version resident, and keep it so until it is unpinned or the server ends.
+
+        A pinned alias keeps whatever it is answered with. Idempotent.
+        """
+        request = self._meant(wire.PinAdapterRequest, reference)
+        method = self._stub.PinAdapter
+        return residency_of((await self._calls.unary(method, request, timeout_s=timeout_s)).residency)
+
+    async def unpin(self, reference: str) -> Residency:
+        """Take a pin back, by the reference that was pinned. Idempotent."""
+        request = self._meant(wire.UnpinAdapterRequest, reference)
+        return residency_of((await self._calls.unary(self._stub.UnpinAdapter, request)).residency)
+
+    def _meant(self, kind: Callable[..., RequestT], reference: str) -> RequestT:
+        wanted = parse_reference(reference, self._calls.project)
+        return built(kind, parent=project_name(wanted.project), reference=wanted.text)
+
+    async def drain(self, *, wait_s: float = 10.0, exit: bool = False) -> int:
+        """Take the server that answers out of traffic; give how many requests still run.
+
+        Health says NOT_SERVING and new requests are refused, but for those of this class. Wait so
+        long for what runs. With `exit` the process then ends, as it does at SIGTERM. Idempotent.
+        """
+        request = built(wire.DrainServerRequest, drain_timeout=duration(wait_s), exit=exit)
+        response = await self._calls.unary(self._stub.DrainServer, request, longer_s=wait_s)
+        return response.num_inside
+
+    async def undrain(self) -> None:
+        """Take the server that answers back into traffic. Idempotent."""
+        await self._calls.unary(self._stub.UndrainServer, wire.UndrainServerRequest())
 
     async def unload(self, digest: str, *, drain_s: float = 10.0) -> Residency:
         """Let a version go once its last request has ended; wait for that for `drain_s`."""

@@ -16,7 +16,8 @@ class ResidencyState(enum.Enum):
     LOADING = "loading"
     RESIDENT = "resident"  # usable by the next step
     DRAINING = "draining"  # goes when its last lease ends
-    FAILED = "failed"
+    FAILED = "failed"  # tried again at retry_time
+    CACHED = "cached"  # on the server's disk, not in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,27 @@ class Residency:
     version_digest: str
     state: ResidencyState
     size_bytes: int
-    num_leases: int
-    reason: str  # why it failed
+    num_leases: int  # requests that hold it now
+    reason: str  # why it is where it is, if that is not as wanted
+    # The rest is known of the server that answers only.
+    adapter: str = ""
+    version_number: int | None = None
+    live_aliases: tuple[str, ...] = ()  # that it answers there
+    pinned: bool = False
+    num_hits: int = 0  # requests that held it so far
+    last_use_time: datetime | None = None
+    load_s: float = 0.0  # its latest load
+    last_error: str = ""  # of its latest failed load, also if a later one did not fail
+    retry_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """A place that holds versions within a budget of bytes."""
+
+    used_bytes: int
+    budget_bytes: int
+    num_items: int  # versions in memory, or files on disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +61,8 @@ class LiveAlias:
     generation: int
     overridden: bool
     reason: str
+    live_number: int | None = None
+    desired_number: int | None = None  # None if it is not known there
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +102,7 @@ class ServerStatus:
     live_aliases: tuple[LiveAlias, ...]
     num_running_rows: int
     num_waiting_rows: int
+    degraded: tuple[str, ...]  # what is not as it should be; requests are answered all the same
+    drained: bool  # new requests are refused
+    memory: Tier
+    disk: Tier

@@ -29,6 +29,8 @@ ERROR_BY_REASON: dict[str, type[errors.LoradockError]] = {
     "ROLLOUT_RUNNING": errors.PreconditionFailed,
     "ROLLOUT_ENDED": errors.PreconditionFailed,
     "NOT_RESIDENT": errors.PreconditionFailed,
+    "ADAPTER_PINNED": errors.PreconditionFailed,
+    "ADAPTER_TOO_LARGE": errors.PreconditionFailed,
     "NO_ENGINE": errors.PreconditionFailed,
     "CATALOG_ANSWERS": errors.PreconditionFailed,
     "NOT_ADMITTED": errors.NotAdmitted,

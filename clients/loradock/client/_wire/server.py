@@ -19,7 +19,29 @@ def residency_of(message: wire.Residency) -> values.Residency:
         size_bytes=message.size_bytes,
         num_leases=message.num_leases,
         reason=message.reason,
+        adapter=_part(message.version, "adapters"),
+        version_number=_number(message.version),
+        live_aliases=tuple(part_after(name, "aliases") for name in message.live_aliases),
+        pinned=message.pinned,
+        num_hits=message.num_hits,
+        last_use_time=time_of(message, "last_use_time"),
+        load_s=message.load_duration.ToTimedelta().total_seconds(),
+        last_error=message.last_error,
+        retry_time=time_of(message, "retry_time"),
     )
+
+
+def tier_of(message: wire.Tier) -> values.Tier:
+    """Read how full a tier is."""
+    return values.Tier(message.used_bytes, message.budget_bytes, message.num_items)
+
+
+def _part(name: str, collection: str) -> str:
+    return part_after(name, collection) if name else ""
+
+
+def _number(name: str) -> int | None:
+    return int(part_after(name, "versions")) if name else None
 
 
 def live_alias_of(message: wire.LiveAlias) -> values.LiveAlias:
@@ -32,6 +54,8 @@ def live_alias_of(message: wire.LiveAlias) -> values.LiveAlias:
         generation=message.generation,
         overridden=message.overridden,
         reason=message.reason,
+        live_number=_number(message.live_version),
+        desired_number=_number(message.desired_version),
     )
 
 
@@ -67,4 +91,8 @@ def server_status_of(message: wire.GetServerResponse) -> values.ServerStatus:
         live_aliases=tuple(live_alias_of(alias) for alias in message.live_aliases),
         num_running_rows=message.num_running_rows,
         num_waiting_rows=message.num_waiting_rows,
+        degraded=tuple(message.degraded),
+        drained=message.drained,
+        memory=tier_of(message.memory),
+        disk=tier_of(message.disk),
     )

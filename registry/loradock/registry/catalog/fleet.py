@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
@@ -16,6 +17,7 @@ from loradock.registry.names import check_text
 from loradock.registry.resources import BaseDigests, Heartbeat, Residency
 
 LIVE_S = 30.0
+_TOLD = {field.name for field in fields(Residency)}
 _KEPT_S = 86_400.0  # the word of a server that never said goodbye
 
 
@@ -72,6 +74,11 @@ def _row(beat: Heartbeat) -> dict[str, object]:
     }
 
 
+def _residency(told: dict[str, Any]) -> Residency:
+    """Read what a server told; one of a later release may tell more than is known here."""
+    return Residency(**{name: value for name, value in told.items() if name in _TOLD})
+
+
 def _read(row: AnyRow) -> Heartbeat:
     return Heartbeat(
         server_id=row.server_id,
@@ -79,7 +86,7 @@ def _read(row: AnyRow) -> Heartbeat:
         base_name=row.base_name,
         base_digests=BaseDigests(**row.base_digests),
         sequence=row.sequence,
-        residencies=tuple(Residency(**residency) for residency in row.residencies),
+        residencies=tuple(_residency(told) for told in row.residencies),
         divergences=tuple(row.divergences),
         started_at=row.started_at,
         seen_at=row.seen_at,

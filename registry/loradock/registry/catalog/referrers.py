@@ -25,7 +25,7 @@ def referrers_of(c: Connection, project: str, row: AnyRow) -> list[str]:
         *_aliases(c, row),
         *_rollouts(c, row),
         *_children(c, project, row),
-        *_servers(c, row),
+        *_servers(c, project, row),
     ]
 
 
@@ -94,9 +94,12 @@ def _children(c: Connection, project: str, row: AnyRow) -> list[str]:
     return [f"child {found.name}@{found.number}" for found in c.execute(query)]
 
 
-def _servers(c: Connection, row: AnyRow) -> list[str]:
+def _servers(c: Connection, project: str, row: AnyRow) -> list[str]:
     return [
         f"server {beat.server_id}"
         for beat in live_heartbeats(c)
-        if any(residency.digest == row.digest for residency in beat.residencies)
+        if any(
+            residency.digest == row.digest and residency.project in ("", project)
+            for residency in beat.residencies
+        )
     ]

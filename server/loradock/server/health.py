@@ -1,0 +1,54 @@
+"""What is not as it should be, though requests are answered all the same."""
+
+from __future__ import annotations
+
+from loradock.server.follow import divergence
+from loradock.server.live import Live
+from loradock.server.names import alias_name
+from loradock.server.outage import Outage
+from loradock.server.pins import Pins
+from loradock.server.residency import FAILED, Residencies
+from loradock.server.upkeep import Upkeep
+
+
+class Health:
+    """Collects reasons from all over the server. Belongs to the event loop's thread."""
+
+    def __init__(
+        self,
+        live: Live,
+        residencies: Residencies,
+        pins: Pins,
+        catalog: Outage,
+        store: Outage,
+        upkeep: Upkeep,
+    ) -> None:
+        self._live = live
+        self._residencies = residencies
+        self._pins = pins
+        self._outages = (catalog, store)
+        self._upkeep = upkeep
+
+    def degraded(self, project: str) -> list[str]:
+        """Say what is wrong, a sentence each: with the server, and with a project's adapters."""
+        return [
+            *(str(outage) for outage in self._outages if outage.goes_on),
+            *self._divergences(project),
+            *self._pins.problems(project),
+            *self._failures(project),
+            *(f"a fault of this program: {violation}" for violation in self._upkeep.violations),
+        ]
+
+    def _divergences(self, project: str) -> list[str]:
+        return [
+            divergence(alias_name(*key), live)
+            for key, live in self._live.table.items()
+            if live.is_divergent and key[0] == project
+        ]
+
+    def _failures(self, project: str) -> list[str]:
+        return [
+            f"{place.version.adapter}@{place.version.number} could not be brought in: {place.reason}"
+            for place in self._residencies.places()
+            if place.state == FAILED and place.version.project == project
+        ]

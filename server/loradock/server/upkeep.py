@@ -1,0 +1,68 @@
+"""What a server looks after by itself: its accounts, and whether the store answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from pathlib import Path
+
+from loradock.registry.blobs import Blobs
+from loradock.registry.errors import StoreUnavailable
+from loradock.server.outage import Outage
+from loradock.server.residency import Residencies
+from loradock.server.threads import Threads
+
+log = logging.getLogger(__name__)
+
+CHECK_S = 2.0
+
+
+class WatchedStore:
+    """The object store as the disk cache reads it, with an eye on whether it answers."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self.outage = Outage("the object store")
+
+    def fetch(self, digest: str, path: Path) -> None:
+        """Bring a blob to a file."""
+        with self.outage.watching(StoreUnavailable):
+            self._blobs.fetch(digest, path)
+
+    def probe(self) -> None:
+        """Find out whether it answers."""
+        with suppress(StoreUnavailable), self.outage.watching(StoreUnavailable):
+            self._blobs.reach()
+
+
+class Upkeep:
+    """Runs beside traffic, cheaply. Belongs to the event loop's thread."""
+
+    def __init__(self, residencies: Residencies, store: WatchedStore, threads: Threads) -> None:
+        """Probe the store on `threads`: they may hang as long as it does."""
+        self._residencies = residencies
+        self._store = store
+        self._threads = threads
+        self._probing: asyncio.Task[None] | None = None
+        self.violations: list[str] = []
+        self.num_violations = 0
+
+    async def run(self) -> None:
+        """Look after everything until cancelled."""
+        while True:
+            await asyncio.sleep(CHECK_S)
+            self.check()
+            self._probe()
+
+    def check(self) -> None:
+        """Hold the accounts against each other; what does not add up is a fault of this program."""
+        found = self._residencies.check()
+        self.num_violations += len(found)
+        for violation in found:
+            log.error("the accounts of memory do not add up: %s", violation)
+        self.violations = found
+
+    def _probe(self) -> None:
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.create_task(self._threads.run(self._store.probe))

@@ -1,0 +1,258 @@
+"""What an operator steers by hand: pins, prefetches, drains; and what is shown of it, to whom."""
+
+import asyncio
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from served import alias_name, reason_of, refusal_of, running, until
+
+from loradock.server.errors import StartRefused
+from loradock.server.pins import TEND_S
+from loradock.server.principal import Authenticator, Principal, Role
+from loradock.v1 import server_service_pb2 as wire
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+PARENT = "projects/default"
+
+
+@pytest.fixture
+async def served(tiny_base, tiny_adapter, tmp_path):
+    """Three versions, none of them asked for yet."""
+    async with running(tiny_base, tmp_path) as running_server:
+        for seed in (1, 2, 3):
+            await running_server.publish("triage", tiny_adapter(seed))
+        yield running_server
+
+
+async def health(channel):
+    stub = health_pb2_grpc.HealthStub(channel)
+    return (await stub.Check(health_pb2.HealthCheckRequest(), timeout=10)).status
+
+
+async def do(served, verb, reference, **options):
+    request = getattr(wire, f"{verb}AdapterRequest")(parent=PARENT, reference=reference)
+    call = getattr(served.servers, f"{verb}Adapter")(request, timeout=20, **options)
+    return (await call).residency
+
+
+async def unload(served, digest):
+    request = wire.UnloadAdapterRequest(version_digest=digest)
+    request.drain_timeout.seconds = 10
+    return (await served.servers.UnloadAdapter(request, timeout=20)).residency
+
+
+def num_on_disk(served):
+    return len(list(served.server.config.cache_folder.glob("*.safetensors")))
+
+
+async def test_prefetch_brings_weights_to_disk_and_no_further(served):
+    place = await do(served, "Prefetch", "triage@1")
+    assert place.state == wire.RESIDENCY_STATE_CACHED
+    assert place.size_bytes > 0
+    assert num_on_disk(served) == 1
+    assert served.parts.engine.state().resident == {}
+    assert served.parts.inside.residencies.room.used_bytes == 0
+    again = await do(served, "Prefetch", "triage@1")
+    assert again == place
+    assert served.parts.inside.residencies.cache.num_downloads == 1
+    await served.ask("triage@1")
+    assert served.parts.inside.residencies.cache.num_downloads == 1, "the load found it there"
+
+
+async def test_the_listing_tells_tier_bytes_leases_use_and_what_is_live(served):
+    await served.set_alias("triage", 2)
+    for _ in range(3):
+        digest = (await served.ask("triage")).answerer.version_digest
+    await do(served, "Prefetch", "triage@1")
+    await do(served, "Pin", "triage@3")
+    look = await served.look()
+    cached, live, pinned = look.server.residencies
+    assert [place.version.rpartition("/")[2] for place in (cached, live, pinned)] == list("123")
+    assert (cached.state, live.state) == (
+        wire.RESIDENCY_STATE_CACHED,
+        wire.RESIDENCY_STATE_RESIDENT,
+    )
+    assert live.version_digest == digest
+    assert list(live.live_aliases) == [alias_name("triage")]
+    assert (live.num_hits, live.num_leases, live.pinned) == (3, 0, False)
+    assert live.last_use_time.seconds
+    assert live.load_duration.ToMilliseconds() > 0
+    assert (pinned.pinned, list(pinned.live_aliases)) == (True, [])
+    assert look.memory.used_bytes == live.size_bytes + pinned.size_bytes
+    assert (look.memory.num_items, look.disk.num_items) == (2, 3)
+    (alias,) = look.live_aliases
+    assert alias.live_version == alias.desired_version == live.version
+    assert list(look.degraded) == []
+
+
+async def test_what_is_pinned_stays_until_it_is_unpinned(tiny_base, tiny_adapter, tmp_path):
+    async with running(tiny_base, tmp_path) as served:
+        for seed in (1, 2, 3):
+            await served.publish("triage", tiny_adapter(seed))
+        size = (await do(served, "Load", "triage@1")).size_bytes
+    async with running(tiny_base, tmp_path, max_adapter_bytes=size * 5 // 2) as served:
+        pinned = await do(served, "Pin", "triage@1")
+        for number in (2, 3, 2, 3):
+            await served.ask(f"triage@{number}")
+            assert pinned.version_digest in served.residencies
+        error = await refusal_of(unload(served, pinned.version_digest))
+        assert reason_of(error) == "ADAPTER_PINNED"
+        assert not (await do(served, "Unpin", "triage@1")).pinned
+        await served.ask("triage@2")
+        assert pinned.version_digest not in served.residencies
+
+
+async def test_a_pinned_alias_keeps_what_it_is_answered_with(served):
+    await served.set_alias("triage", 1)
+    first = await do(served, "Pin", "triage")
+    await served.set_alias("triage", 2, etag="1", wait_s=10)
+    await until(lambda: pinned_numbers(served) == [2])
+    second = (await served.ask("triage")).answerer.version_digest
+    assert reason_of(await refusal_of(unload(served, second))) == "ADAPTER_PINNED"
+    assert (await unload(served, first.version_digest)).state == wire.RESIDENCY_STATE_CACHED
+
+
+def pinned_numbers(served):
+    inside = served.parts.inside
+    places = inside.residencies.places()
+    return [p.version.number for p in places if inside.pins.is_pinned(p.version)]
+
+
+async def test_readiness_waits_for_what_is_pinned_from_the_start(tiny_base, tiny_adapter, tmp_path):
+    async with running(tiny_base, tmp_path) as served:
+        for adapter in ("triage", "other"):
+            await served.publish(adapter, tiny_adapter(1))
+    (tmp_path / "blobs").rename(tmp_path / "hidden")
+    async with running(tiny_base, tmp_path, pin="triage, other@1") as served:
+        pins = ("default/other@1", "default/triage:production")
+        await until(lambda: told(served, *pins))
+        await served.set_alias("triage", 1)
+        await asyncio.sleep(TEND_S)
+        assert await told(served, *pins)
+        assert await health(served.channel) == NOT_SERVING
+        (tmp_path / "blobs").rename(tmp_path / "instead")
+        (tmp_path / "hidden").rename(tmp_path / "blobs")
+        await until(lambda: health_is(served, SERVING))
+        assert {place.state for place in served.residencies.values()} == {"resident"}
+        assert list((await served.look()).degraded) == []
+
+
+async def health_is(served, status):
+    return await health(served.channel) == status
+
+
+async def told(served, *pins):
+    """Whether exactly these are told as pinned and not resident."""
+    degraded = [line for line in (await served.look()).degraded if line.startswith("pinned")]
+    return len(degraded) == len(pins) and all(
+        line.startswith(f"pinned {pin} is not resident")
+        for line, pin in zip(degraded, pins, strict=True)
+    )
+
+
+@pytest.mark.parametrize("pin", ["Triage", "a@@1", "a:b:c"])
+async def test_a_pin_that_is_no_reference_is_refused_at_the_start(tiny_base, tmp_path, pin):
+    with pytest.raises(StartRefused, match="pin: "):
+        async with running(tiny_base, tmp_path, pin=pin):
+            pass
+
+
+@pytest.mark.contract("S14")
+async def test_a_drained_server_refuses_what_is_new_ends_what_runs_and_can_be_taken_back(served):
+    stream = served.stream("triage@1", max_tokens=900)
+    events = aiter(stream)
+    await anext(events)
+    drained = await served.servers.DrainServer(wire.DrainServerRequest(), timeout=10)
+    assert drained.num_inside == 1
+    assert await health(served.channel) == NOT_SERVING
+    error = await refusal_of(served.ask("triage@1"))
+    assert (error.code(), reason_of(error)) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+    assert (await served.look()).drained, "it can still be looked at"
+    assert [event async for event in events][-1].tail.usage.output_tokens == 900
+    again = wire.DrainServerRequest()
+    again.drain_timeout.seconds = 10
+    assert (await served.servers.DrainServer(again, timeout=20)).num_inside == 0
+    await served.servers.UndrainServer(wire.UndrainServerRequest(), timeout=10)
+    assert await health(served.channel) == SERVING
+    assert (await served.ask("triage@1")).answerer.version_number == 1
+
+
+async def test_drain_and_exit_asks_the_process_to_end(served):
+    exit_asked = served.server.traffic.exit_asked
+    assert not exit_asked.is_set()
+    await served.servers.DrainServer(wire.DrainServerRequest(exit=True), timeout=10)
+    assert exit_asked.is_set()
+
+
+class ByProject(Authenticator):
+    """Lets callers say which project they are of."""
+
+    def principal(self, metadata):
+        return Principal(metadata.get("project", "default"), "test", frozenset(Role))
+
+
+@pytest.mark.contract("X1")
+async def test_x1_projects_with_the_same_content_see_nothing_of_each_other(
+    tiny_base, tiny_adapter, tmp_path
+):
+    async with running(tiny_base, tmp_path, ByProject(None, "default")) as served:
+        await served.publish("triage", tiny_adapter(1))
+        registry = served.server.registry
+        (version,) = registry.versions.list("default", "triage").items
+        weights, config = version.delta.weights, version.delta.config
+        for ref in (weights, config):
+            with registry.blobs.writer("rival", ref) as writer:
+                writer.write(b"".join(registry.blobs.read("default", ref.digest)))
+                writer.commit()
+        theirs = registry.versions.publish(
+            "rival",
+            "spy",
+            base=version.base.name,
+            base_digests=version.base.digests,
+            delta=version.delta,
+            profile=version.profile,
+            lineage=version.lineage,
+            by="r",
+        ).version
+        assert theirs.digest == version.digest
+        mine = (("project", "default"),)
+        rival = (("project", "rival"),)
+        await served.ask("triage@1", metadata=mine)
+        assert await seen(served, mine) == ["projects/default/adapters/triage/versions/1"]
+        assert await seen(served, rival) == []
+        unload_it = wire.UnloadAdapterRequest(version_digest=version.digest)
+        error = await refusal_of(served.servers.UnloadAdapter(unload_it, metadata=rival, timeout=9))
+        assert reason_of(error) == "NOT_RESIDENT"
+
+        load = wire.LoadAdapterRequest(parent="projects/rival", reference="spy@1")
+        await served.servers.LoadAdapter(load, metadata=rival, timeout=20)
+        assert await seen(served, rival) == ["projects/rival/adapters/spy/versions/1"]
+        inside = served.parts.inside
+        (size,) = inside.residencies.room.slot_bytes.values()
+        assert inside.residencies.room.used_bytes == size, "its bytes are there once"
+        await served.servers.UnloadAdapter(unload_it, metadata=mine, timeout=9)
+        assert await seen(served, rival) == ["projects/rival/adapters/spy/versions/1"]
+        assert version.digest in inside.engine.state().resident, "the other one has it still"
+        assert inside.residencies.check() == []
+        await served.servers.UnloadAdapter(unload_it, metadata=rival, timeout=9)
+        assert inside.engine.state().resident == {}
+        assert inside.residencies.check() == []
+
+
+async def seen(served, metadata):
+    look = await served.servers.GetServer(wire.GetServerRequest(), metadata=metadata, timeout=9)
+    places = look.server.residencies
+    return [p.version for p in places if p.state == wire.RESIDENCY_STATE_RESIDENT]
+
+
+async def test_pins_are_tended_though_one_of_them_can_not_be(served):
+    """One that is unloaded behind the pins' back comes again."""
+    await do(served, "Pin", "triage@1")
+    inside = served.parts.inside
+    (place,) = inside.residencies.places()
+    inside.residencies.let_go(place.version)
+    assert place.state == "absent"
+    await asyncio.sleep(0)
+    await until(lambda: place.state == "resident", timeout_s=TEND_S * 10)
