@@ -18,7 +18,7 @@ from loradock.server.errors import QueueFull
 LOW_SHARE = 0.5  # of all places, that requests of low priority may fill
 PROJECT_SHARE = 0.75  # that one project may fill, unless told otherwise
 MEMORIES = 16  # how often the tokens that are asked for may fill key/value memory
-NUM_ENDS = 64  # that the rate is measured by
+NUM_ENDS, LATELY_S = 64, 30.0  # what the rate is measured by
 UNKNOWN_S = 0.5  # what a request takes, as long as none has ended
 MIN_RETRY_S, MAX_RETRY_S = 0.05, 30.0
 
@@ -53,6 +53,8 @@ class Places:
             self._ends.append((time.monotonic(), amount))
 
     def _seconds_each(self, now: float) -> float:
+        while self._ends and self._ends[0][0] < now - LATELY_S:
+            self._ends.popleft()
         if len(self._ends) < 2:
             return UNKNOWN_S / max(1, self.num_taken)
         return (now - self._ends[0][0]) / sum(amount for _, amount in self._ends)
@@ -65,7 +67,7 @@ class Admission:
         """Allow so many; 0 a project leaves others a quarter."""
         self._requests = Places("requests", max_requests)
         self._tokens = Places("tokens", max_tokens)
-        self._max_per_project = max_per_project or max(1, int(max_requests * PROJECT_SHARE))
+        self._max_own = max_per_project or max(1, int(max_requests * PROJECT_SHARE))
         self._projects: dict[str, Places] = {}
 
     @contextmanager
@@ -73,16 +75,11 @@ class Admission:
         """Be inside. Raises `QueueFull`."""
         own = self._projects.get(project)
         if own is None:
-            own = Places("requests of this project", self._max_per_project)
+            own = self._projects[project] = Places("requests of this project", self._max_own)
         for places in (own, self._requests):
             places.check(1, priority)
-        self._projects[project] = own
-        try:
-            with own.taken(1), self._requests.taken(1):
-                yield
-        finally:
-            if not own.num_taken:
-                self._projects.pop(project, None)
+        with own.taken(1), self._requests.taken(1):
+            yield
 
     @contextmanager
     def work(self, work: Work) -> Iterator[None]:
