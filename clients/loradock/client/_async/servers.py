@@ -50,7 +50,9 @@ class AsyncServers:
         """Bring a version's weights to the disk of the server that answers. Idempotent."""
         request = self._meant(wire.PrefetchAdapterRequest, reference)
         method = self._stub.PrefetchAdapter
-        return residency_of((await self._calls.unary(method, request, timeout_s=timeout_s)).residency)
+        return residency_of(
+            (await self._calls.unary(method, request, timeout_s=timeout_s)).residency
+        )
 
     async def pin(self, reference: str, *, timeout_s: float | None = None) -> Residency:
         """Make a version resident, and keep it so until it is unpinned or the server ends.
@@ -59,7 +61,9 @@ class AsyncServers:
         """
         request = self._meant(wire.PinAdapterRequest, reference)
         method = self._stub.PinAdapter
-        return residency_of((await self._calls.unary(method, request, timeout_s=timeout_s)).residency)
+        return residency_of(
+            (await self._calls.unary(method, request, timeout_s=timeout_s)).residency
+        )
 
     async def unpin(self, reference: str) -> Residency:
         """Take a pin back, by the reference that was pinned. Idempotent."""
