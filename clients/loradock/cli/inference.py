@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,6 +20,10 @@ AdapterOption = Annotated[
     str | None, typer.Option("--adapter", help="Who answers: a reference, as in task:staging.")
 ]
 BaseOption = Annotated[bool, typer.Option("--base", help="The bare base answers.")]
+PriorityOption = Annotated[
+    Literal["high", "normal", "low"],
+    typer.Option("--priority", help="Where requests wait: first (this takes a role) or last."),
+]
 RawOption = Annotated[bool, typer.Option("--raw", help="No templates at all.")]
 
 
@@ -53,6 +57,7 @@ def generate(
     seed: Annotated[int | None, typer.Option("--seed")] = None,
     stop: Annotated[list[str] | None, typer.Option("--stop", help="Repeatable.")] = None,
     raw: RawOption = False,
+    priority: PriorityOption = "normal",
     as_json: JsonOption = False,
 ) -> None:
     """Answer a prompt, as the tokens come."""
@@ -70,6 +75,7 @@ def generate(
             top_p=top_p,
             seed=seed,
             stop=stop or (),
+            priority=priority,
         ) as chunks,
     ):
         for chunk in chunks:
@@ -96,13 +102,19 @@ def classify(
         list[str] | None, typer.Option("--label", help="Instead of the version's own; repeatable.")
     ] = None,
     raw: RawOption = False,
+    priority: PriorityOption = "normal",
     as_json: JsonOption = False,
 ) -> None:
     """Give the best of a set of labels, with probabilities."""
     _check_answerer(adapter, base)
     with connect(context) as client:
         answer = client.classify(
-            _prompt(text), adapter=adapter, base=base, raw=raw, labels=label or ()
+            _prompt(text),
+            adapter=adapter,
+            base=base,
+            raw=raw,
+            labels=label or (),
+            priority=priority,
         )
     if as_json:
         print_json(answer)
@@ -122,12 +134,15 @@ def score(
     adapter: AdapterOption = None,
     base: BaseOption = False,
     raw: RawOption = False,
+    priority: PriorityOption = "normal",
     as_json: JsonOption = False,
 ) -> None:
     """Give the log-likelihood of each continuation of a prompt."""
     _check_answerer(adapter, base)
     with connect(context) as client:
-        answer = client.score(prompt, continuations, adapter=adapter, base=base, raw=raw)
+        answer = client.score(
+            prompt, continuations, adapter=adapter, base=base, raw=raw, priority=priority
+        )
     if as_json:
         print_json(answer)
         return

@@ -32,9 +32,11 @@ from loradock.client._values.inference import Classification, Generation, Scores
 from loradock.client._wire.built import built
 from loradock.client._wire.evaluation import lineage_graph_of
 from loradock.client._wire.inference import (
+    Priority,
     Prompt,
     classification_of,
     generation_of,
+    priority_value,
     prompt_message,
     sampling_message,
     scores_of,
@@ -114,6 +116,7 @@ class Client:
         seed: int | None = None,
         stop: str | Sequence[str] = (),
         logprobs: bool = False,
+        priority: Priority = "normal",
         timeout_s: float | None = None,
         request_id: str | None = None,
     ) -> Generation:
@@ -121,6 +124,7 @@ class Client:
 
         Say who answers: `adapter`, a reference like "support-triage:staging", or `base=True`. What
         is None comes from the version's profile, then from the server. `raw` bypasses templates.
+        Where requests wait, those of `priority` "high" (which takes a role) go first, "low" last.
         """
         request = built(
             wire.GenerateRequest,
@@ -136,6 +140,7 @@ class Client:
                 stop=stop,
                 logprobs=logprobs,
             ),
+            priority=priority_value(priority),
         )
         response = self._calls.unary(
             self._inference.Generate, request, timeout_s=timeout_s, request_id=request_id
@@ -157,6 +162,7 @@ class Client:
         seed: int | None = None,
         stop: str | Sequence[str] = (),
         logprobs: bool = False,
+        priority: Priority = "normal",
         timeout_s: float | None = None,
         request_id: str | None = None,
     ) -> TextStream:
@@ -176,6 +182,7 @@ class Client:
                 stop=stop,
                 logprobs=logprobs,
             ),
+            priority=priority_value(priority),
         )
         request_id = request_id_of(request_id)
         deadline = self._calls.deadline_s("StreamGenerate", timeout_s)
@@ -192,6 +199,7 @@ class Client:
         base: bool = False,
         raw: bool = False,
         labels: Sequence[str] = (),
+        priority: Priority = "normal",
         timeout_s: float | None = None,
     ) -> Classification:
         """Give the best of a set of labels, the version's own unless others are given."""
@@ -200,6 +208,7 @@ class Client:
             target=target_message(adapter, base, self._calls.project),
             prompt=prompt_message(prompt, raw),
             labels=labels,
+            priority=priority_value(priority),
         )
         return classification_of(
             self._calls.unary(self._inference.Classify, request, timeout_s=timeout_s)
@@ -213,6 +222,7 @@ class Client:
         adapter: str | None = None,
         base: bool = False,
         raw: bool = False,
+        priority: Priority = "normal",
         timeout_s: float | None = None,
     ) -> Scores:
         """Give the log-likelihood of each continuation."""
@@ -221,6 +231,7 @@ class Client:
             target=target_message(adapter, base, self._calls.project),
             prompt=prompt_message(prompt, raw),
             continuations=continuations,
+            priority=priority_value(priority),
         )
         return scores_of(self._calls.unary(self._inference.Score, request, timeout_s=timeout_s))
 

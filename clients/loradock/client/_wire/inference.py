@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from loradock.client._errors import InvalidRequest
 from loradock.client._names import parse_reference, part_after
@@ -13,6 +14,13 @@ from loradock.client._wire.scalars import enum_of
 from loradock.v1 import inference_service_pb2 as wire
 
 Prompt = str | Sequence[Mapping[str, str]]
+Priority = Literal["high", "normal", "low"]
+
+_PRIORITIES: Mapping[str, wire.Priority.ValueType] = {
+    "high": wire.PRIORITY_HIGH,
+    "normal": wire.PRIORITY_NORMAL,
+    "low": wire.PRIORITY_LOW,
+}
 
 
 def target_message(adapter: str | None, base: bool, project: str) -> wire.Target:
@@ -40,6 +48,13 @@ def _message(turn: Mapping[str, str]) -> wire.Message:
     if set(turn) != {"role", "content"}:
         raise _invalid("prompt", 'a message is {"role": …, "content": …}')
     return built(wire.Message, role=turn["role"], content=turn["content"])
+
+
+def priority_value(priority: Priority) -> wire.Priority.ValueType:
+    """Write who goes first."""
+    if priority not in _PRIORITIES:
+        raise _invalid("priority", f"{priority!r} is none of {', '.join(_PRIORITIES)}")
+    return _PRIORITIES[priority]
 
 
 def sampling_message(
