@@ -4,7 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_base import EOS, VOCAB_SIZE, make_tokenizer
+from tokenizers import Tokenizer as BareTokenizer
+from tokenizers import decoders, models, normalizers
 from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from loradock.engine.errors import BaseError
 from loradock.engine.text import HALF_CHARACTER, MAX_PENDING_TOKENS, TextStream, Tokenizer
@@ -12,7 +15,9 @@ from loradock.engine.text import HALF_CHARACTER, MAX_PENDING_TOKENS, TextStream,
 RAW = make_tokenizer()
 TOKENIZER = Tokenizer(RAW)
 # Letters that make stop strings likely, and characters of two, three and four bytes.
-TEXTS = st.text(st.sampled_from("ab c\n." + "é" + "€" + "😀" + "e\u0301"), max_size=30)
+TEXTS = st.text(
+    st.sampled_from("ab c\n." + "é" + "€" + "😀" + "e\u0301" + HALF_CHARACTER), max_size=30
+)
 STOPS = st.lists(st.text(st.sampled_from("abé€😀 "), max_size=4), max_size=3)
 
 
@@ -21,6 +26,9 @@ class OneTokenACharacter:
 
     def decode(self, tokens):
         return "".join(map(chr, tokens))
+
+    def ends_with_mark(self, tokens):
+        return tokens[-1] == ord(HALF_CHARACTER)
 
 
 def pieces(tokens, sizes):
@@ -67,7 +75,6 @@ def test_s19_half_characters_are_held_back(text):
     out = ""
     for token in tokens:
         out += stream.push([token])
-        assert HALF_CHARACTER not in out
         assert text.startswith(out)
 
 
@@ -78,6 +85,30 @@ def test_any_bytes_come_out_as_they_do_whole(tokens, sizes):
     whole = TOKENIZER.decode(tokens)
     text = "".join(streamed(TOKENIZER, tokens, sizes))
     assert text.replace(HALF_CHARACTER, "") == whole.replace(HALF_CHARACTER, "")
+
+
+@pytest.mark.parametrize("text", ["\ufffd", "so\ufffd", "\ufffd\ufffd", "€\ufffd"])
+@pytest.mark.parametrize("half", [[], ["Ã"], ["â", "Ĥ"]])
+def test_s19_the_replacement_character_itself_is_not_lost(text, half):
+    """At the very end too, and before half a character, which is lost."""
+    tokens = [*TOKENIZER.encode(text), *map(RAW.get_vocab().__getitem__, half)]
+    assert "".join(streamed(TOKENIZER, tokens, [1])) == text
+    assert "".join(streamed(TOKENIZER, tokens, [20])) == text
+
+
+def test_s19_bytes_that_fall_back_write_it_too():
+    """As SentencePiece's tokens of single bytes do, behind a space of their own."""
+    vocab = {"<unk>": 0, "▁": 1, "a": 2} | {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
+    bare = BareTokenizer(models.BPE(vocab, [], unk_token="<unk>", byte_fallback=True))
+    bare.normalizer = normalizers.Prepend("▁")
+    bare.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    tokenizer = Tokenizer(PreTrainedTokenizerFast(tokenizer_object=bare, unk_token="<unk>"))
+    mark, half = [3 + byte for byte in HALF_CHARACTER.encode()], [3 + 0xE2, 3 + 0x82]
+    assert "".join(streamed(tokenizer, [2, *mark], [1])) == "a" + HALF_CHARACTER
+    assert "".join(streamed(tokenizer, [2, *mark, *half], [1])) == "a" + HALF_CHARACTER
+    assert "".join(streamed(tokenizer, [2, *half], [1])) == "a"
 
 
 @settings(max_examples=300, deadline=None)
@@ -148,6 +179,9 @@ class Counting:
     def decode(self, tokens):
         self.num_decoded += len(tokens)
         return TOKENIZER.decode(tokens)
+
+    def ends_with_mark(self, tokens):
+        return TOKENIZER.ends_with_mark(tokens)
 
 
 def test_the_work_per_token_does_not_grow_with_the_text():

@@ -6,6 +6,7 @@ Knows no model. Runs on the server's side, never on the step thread.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from loradock.engine.errors import BaseError
 
 HALF_CHARACTER = "\ufffd"
 MAX_PENDING_TOKENS = 8  # a character of UTF-8 has 4 bytes; what stays broken longer is no character
+OPENING_SPACE = "\u2581"  # what SentencePiece writes for a space, and before a text
 CONTEXT_TOKENS = 4  # decoders look back a little: for a leading space, for a byte run
 
 
@@ -20,6 +22,9 @@ class Decoder(Protocol):
     """What a stream needs of a tokenizer."""
 
     def decode(self, tokens: Sequence[int]) -> str: ...
+
+    def ends_with_mark(self, tokens: Sequence[int]) -> bool:
+        """Say whether tokens end with U+FFFD itself, which else stands for half a character."""
 
 
 class Tokenizer:
@@ -99,6 +104,18 @@ class Tokenizer:
             )
         )
 
+    def ends_with_mark(self, tokens: Sequence[int]) -> bool:
+        """Say whether tokens end with U+FFFD itself, however its bytes are split into tokens."""
+        written = "".join(map(str, self._tokenizer.convert_ids_to_tokens(list(tokens))))
+        return written.endswith(self._mark)
+
+    @cached_property
+    def _mark(self) -> str:
+        """Give how the tokenizer's tokens write U+FFFD, without what may open a text."""
+        tokens = self._tokenizer.encode(HALF_CHARACTER, add_special_tokens=False)
+        written = "".join(map(str, self._tokenizer.convert_ids_to_tokens(tokens)))
+        return written.lstrip(OPENING_SPACE)
+
     def _opening(self) -> tuple[int, ...]:
         """Give what the tokenizer itself puts before a text, without what it puts after."""
         bos = self._tokenizer.bos_token_id
@@ -128,24 +145,36 @@ class TextStream:
         return "" if self.is_stopped else self._hold(text)
 
     def flush(self) -> str:
-        """Give what was held back for a stop string that did not come. Half characters are lost."""
+        """Give what was held back for a stop string that did not come. Half characters are lost.
+
+        But not U+FFFD itself, which is what half characters look like.
+        """
         rest = "" if self.is_stopped else self._hold(self._whole_pending())
         held, self._held, self._pending = self._held, "", []
         return rest if self.is_stopped else rest + held
 
     def _decode(self, token: int) -> str:
         self._pending.append(token)
-        text = self._fresh()
-        if text.endswith(HALF_CHARACTER) and len(self._pending) < MAX_PENDING_TOKENS:
+        text = self._text_of(self._pending)
+        if not self._is_whole(text, self._pending) and len(self._pending) < MAX_PENDING_TOKENS:
             return ""
         self._settle()
         return text
 
     def _whole_pending(self) -> str:
-        return self._fresh().rstrip(HALF_CHARACTER) if self._pending else ""
+        """Give the text of as many pending tokens as end with a whole character."""
+        for end in range(len(self._pending), 0, -1):
+            tokens = self._pending[:end]
+            text = self._text_of(tokens)
+            if self._is_whole(text, tokens):
+                return text
+        return ""
 
-    def _fresh(self) -> str:
-        return self._tokenizer.decode([*self._context, *self._pending])[len(self._context_text) :]
+    def _is_whole(self, text: str, tokens: Sequence[int]) -> bool:
+        return not text.endswith(HALF_CHARACTER) or self._tokenizer.ends_with_mark(tokens)
+
+    def _text_of(self, tokens: Sequence[int]) -> str:
+        return self._tokenizer.decode([*self._context, *tokens])[len(self._context_text) :]
 
     def _settle(self) -> None:
         self._context = [*self._context, *self._pending][-CONTEXT_TOKENS:]
