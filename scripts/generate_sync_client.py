@@ -27,7 +27,7 @@ WORDS = (
     (r"\bStopAsyncIteration\b", "StopIteration"),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\bin_thread\b", "in_place"),
-    (r"\bpause\b", "pause_in_place"),
+    (r"(?<!def )\bpause\b(?=[(,])", "pause_in_place"),
     (r"\bside_by_side\b", "in_threads"),
     (r", for one event loop\. One channel", ". Safe to share between threads: one channel"),
     (

@@ -22,6 +22,7 @@ from loradock.v1 import (
     evaluation_service_pb2,
     inference_service_pb2,
     registry_service_pb2,
+    rollout_service_pb2,
     server_service_pb2,
 )
 
@@ -31,6 +32,7 @@ FILES = (
     alias_service_pb2,
     evaluation_service_pb2,
     inference_service_pb2,
+    rollout_service_pb2,
     server_service_pb2,
 )
 METHODS = {

@@ -382,3 +382,41 @@ def test_bases(loradock, as_json):
     assert "tiny-base" in loradock("base", "list").out
     assert as_json(sdk.BaseModel, "base", "list")[0]["modules"] == {}
     loradock("base", "show", "nowhere", code=3)
+
+
+def test_rollout_from_its_start_to_its_end(loradock, as_json, task):
+    alias = f"{task}:production"
+    told = as_json(sdk.StartedRollout, "rollout", "start", alias, "2", "--validate-only")
+    assert told["rollout"]["candidate_number"] == 2
+    loradock("rollout", "status", alias, code=3)
+    stages = ("--stage", "0.5:1h", "--stage", "100:1h")
+    started = as_json(sdk.StartedRollout, "rollout", "start", alias, "2", *stages, "--shadow", "10")
+    assert [stage["percent"] for stage in started["rollout"]["stages"]] == [0.5, 100]
+    assert as_json(sdk.Alias, "alias", "show", alias)["split"]["percent"] == 0.5
+    assert "0.5 % to @2" in loradock("alias", "show", alias).out
+    assert "0.5 % to @2" in loradock("alias", "history", alias).out
+    loradock("rollout", "start", alias, "2", code=6)
+    shown = loradock("rollout", "status", alias).out
+    for part in ("[0.5 %]  100 %", "incumbent", "candidate", "shadow", "latency_p95", "waiting"):
+        assert part in shown
+    loradock("rollout", "status", alias, "--watch", code=2)
+    loradock("rollout", "pause", alias, "--dry-run")
+    assert as_json(sdk.Rollout, "rollout", "pause", alias)["state"] == "paused"
+    assert as_json(sdk.Rollout, "rollout", "resume", alias)["state"] == "running"
+    assert as_json(sdk.Rollout, "rollout", "promote", alias, "--dry-run")["state"] == "running"
+    ended = as_json(sdk.Rollout, "rollout", "abort", alias, "--reason", "wrong labels")
+    assert (ended["state"], ended["reason"]) == ("aborted", "wrong labels")
+    loradock("rollout", "start", alias, "2", *stages)
+    assert as_json(sdk.Rollout, "rollout", "promote", alias)["state"] == "promoted"
+    assert as_json(sdk.Alias, "alias", "show", alias)["version_number"] == 2
+
+
+def test_rollout_stage_that_is_none_is_told(loradock, task):
+    told = loradock("rollout", "start", f"{task}:production", "2", "--stage", "lots", code=2)
+    assert "PERCENT:HOLD" in told.err
+
+
+def test_sticky_key_is_sent_and_the_arm_is_told(as_json, task):
+    words = ("--adapter", task, "--sticky-key", "user-1", "hello")
+    assert as_json(sdk.Generation, "generate", *words)["answerer"]["arm"] == "incumbent"
+    assert as_json(sdk.Classification, "classify", *words)["answerer"]["arm"] == "incumbent"

@@ -38,6 +38,7 @@ def test_the_issues_commands_are_there():
         "adapter": "push pull list show yank unyank delete search",
         "alias": "set show history rollback list delete",
         "alias policy": "set show check",
+        "rollout": "start status pause resume promote abort",
         "eval": "run add list",
         "lineage": "show",
         "server": "status list prefetch load unload pin unpin drain undrain override",

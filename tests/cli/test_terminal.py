@@ -15,6 +15,7 @@ from loradock.v1 import alias_service_pb2 as alias_wire
 from loradock.v1 import inference_service_pb2 as inference_wire
 from loradock.v1 import registry_service_pb2 as wire
 from loradock.v1 import resources_pb2
+from loradock.v1 import rollout_service_pb2 as rollout_wire
 
 LORADOCK = Path(sys.executable).parent / "loradock"
 ADAPTERS = wire.ListAdaptersResponse(
@@ -154,3 +155,24 @@ def test_a_closed_pipe_is_no_drama(scripted):
     done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=30)
     assert done.stdout == "word word "
     assert "Traceback" not in done.stderr
+
+
+def test_rollout_is_watched_to_its_end(terminal, scripted):
+    running = rollout_wire.Rollout(
+        name="projects/default/adapters/a/aliases/p/rollout",
+        state=rollout_wire.ROLLOUT_STATE_RUNNING,
+        incumbent_number=1,
+        candidate_number=2,
+        stages=[rollout_wire.RolloutStage(weight_basis_points=share) for share in (100, 10_000)],
+        arms=[rollout_wire.ArmReport(arm="candidate", num_calls=200, num_errors=1)],
+    )
+    ended = rollout_wire.Rollout()
+    ended.CopyFrom(running)
+    ended.state = rollout_wire.ROLLOUT_STATE_PROMOTED
+    answers = (rollout_wire.GetRolloutResponse(rollout=each) for each in (running, ended))
+    scripted.answer("GetRollout", *answers)
+    shown, code = terminal("rollout", "status", "a:p", "--watch")
+    assert code == 0
+    assert "[1 %]  100 %" in shown
+    assert "1 (0.5%)" in shown
+    assert "promoted" in shown

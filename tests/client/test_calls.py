@@ -63,6 +63,12 @@ def call_everything(client, folder):
         lambda: client.aliases.delete("a", "p"),
         lambda: client.policies.set("a", "p", [SuiteDemand("s", (MetricDemand("m", 0.5),))]),
         lambda: client.policies.check("a", "p", 1),
+        lambda: client.rollouts.start("a", "p", 1),
+        lambda: client.rollouts.get("a", "p"),
+        lambda: client.rollouts.pause("a", "p"),
+        lambda: client.rollouts.resume("a", "p"),
+        lambda: client.rollouts.promote("a", "p"),
+        lambda: client.rollouts.abort("a", "p"),
         lambda: client.evaluations.record(
             "s", metrics=[Metric("m", 1.0, 1)], dataset_digest="sha256:4", version="a@1"
         ),

@@ -24,6 +24,9 @@ PriorityOption = Annotated[
     Literal["high", "normal", "low"],
     typer.Option("--priority", help="Where requests wait: first (this takes a role) or last."),
 ]
+StickyKeyOption = Annotated[
+    str, typer.Option("--sticky-key", help="It keeps its side of a split, as in a user's id.")
+]
 RawOption = Annotated[bool, typer.Option("--raw", help="No templates at all.")]
 
 
@@ -57,6 +60,7 @@ def generate(
     seed: Annotated[int | None, typer.Option("--seed")] = None,
     stop: Annotated[list[str] | None, typer.Option("--stop", help="Repeatable.")] = None,
     raw: RawOption = False,
+    sticky_key: StickyKeyOption = "",
     priority: PriorityOption = "normal",
     as_json: JsonOption = False,
 ) -> None:
@@ -69,6 +73,7 @@ def generate(
             adapter=adapter,
             base=base,
             raw=raw,
+            sticky_key=sticky_key,
             max_tokens=max_tokens,
             temperature=temperature,
             top_k=top_k,
@@ -102,6 +107,7 @@ def classify(
         list[str] | None, typer.Option("--label", help="Instead of the version's own; repeatable.")
     ] = None,
     raw: RawOption = False,
+    sticky_key: StickyKeyOption = "",
     priority: PriorityOption = "normal",
     as_json: JsonOption = False,
 ) -> None:
@@ -113,6 +119,7 @@ def classify(
             adapter=adapter,
             base=base,
             raw=raw,
+            sticky_key=sticky_key,
             labels=label or (),
             priority=priority,
         )
@@ -134,6 +141,7 @@ def score(
     adapter: AdapterOption = None,
     base: BaseOption = False,
     raw: RawOption = False,
+    sticky_key: StickyKeyOption = "",
     priority: PriorityOption = "normal",
     as_json: JsonOption = False,
 ) -> None:
@@ -141,7 +149,13 @@ def score(
     _check_answerer(adapter, base)
     with connect(context) as client:
         answer = client.score(
-            prompt, continuations, adapter=adapter, base=base, raw=raw, priority=priority
+            prompt,
+            continuations,
+            adapter=adapter,
+            base=base,
+            raw=raw,
+            sticky_key=sticky_key,
+            priority=priority,
         )
     if as_json:
         print_json(answer)
@@ -178,5 +192,6 @@ def _note_answerer(who: Answerer, more: str) -> None:
     if not sys.stderr.isatty():
         return
     name = f"{who.adapter}@{who.version_number}" if who.adapter else who.base_model
-    through = f" ({who.alias})" if who.alias else ""
+    side = ", candidate" if who.arm == "candidate" else ""
+    through = f" ({who.alias}{side})" if who.alias else ""
     note(f"— {name}{through}, {more}")

@@ -19,6 +19,7 @@ from loradock.cli import (
     housekeeping,
     inference,
     lineage,
+    rollout,
     server,
 )
 from loradock.cli.contributed import LoradockGroup
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for noun in (adapter, alias, evaluation, lineage, server, base, audit):
+for noun in (adapter, alias, rollout, evaluation, lineage, server, base, audit):
     app.add_typer(noun.app)
 inference.add_commands(app)
 housekeeping.add_commands(app)

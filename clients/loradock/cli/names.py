@@ -60,6 +60,15 @@ def seconds_of(text: str | None) -> float | None:
     return float(found[1]) * _UNITS[found[2]]
 
 
+def stage(text: str) -> tuple[float, float]:
+    """Read a stage's per cent and seconds: `10:30m`; without a time it is held ten minutes."""
+    percent, _, hold = text.partition(":")
+    found = re.fullmatch(r"(\d+(?:\.\d{1,2})?)%?", percent)
+    if not found:
+        raise CommandError(f"{text!r} is no stage", "write it as PERCENT:HOLD, as in 10:30m")
+    return float(found[1]), seconds_of(hold or "10m") or 0.0
+
+
 def metric_filter(text: str | None) -> MetricFilter | None:
     """Read `heldout:accuracy>=0.9`."""
     from loradock.client import MetricFilter

@@ -79,10 +79,17 @@ def text_of(value: object) -> str:
 
 def print_aligned(rows: Sequence[Sequence[str]]) -> None:
     """Print rows in columns, two spaces apart, nothing cut."""
+    for line in aligned(rows):
+        print(line)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Give rows as lines of text in columns, two spaces apart, nothing cut."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def _rich_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

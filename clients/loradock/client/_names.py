@@ -86,6 +86,11 @@ def alias_name(adapter: str, alias: str, project: str) -> str:
     return f"{adapter_name(adapter, project)}/aliases/{alias}"
 
 
+def rollout_name(adapter: str, alias: str, project: str) -> str:
+    """Spell an alias's rollout."""
+    return f"{alias_name(adapter, alias, project)}/rollout"
+
+
 def policy_name(adapter: str, alias: str, project: str) -> str:
     """Spell an alias's policy."""
     return f"{alias_name(adapter, alias, project)}/policy"

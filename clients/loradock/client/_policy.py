@@ -35,6 +35,10 @@ IDEMPOTENT_METHODS = {
         *("SetAlias", "GetAlias", "ListAliases", "ListAliasHistory", "RollbackAlias"),
         *("SetAliasPolicy", "GetAliasPolicy", "CheckAliasPolicy"),
     ),
+    "RolloutService": (
+        *("StartRollout", "GetRollout", "PauseRollout", "ResumeRollout"),
+        *("PromoteRollout", "AbortRollout"),
+    ),
     "EvaluationService": ("RecordEvaluation", "GetEvaluation", "ListEvaluations", "GetLineage"),
     "InferenceService": ("Generate", "StreamGenerate", "Score", "Classify", "CountTokens"),
     "AdminService": ("CollectGarbage", "VerifyBlobs", "ListAuditEvents", "VerifyAudit"),

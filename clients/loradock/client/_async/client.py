@@ -15,6 +15,7 @@ from loradock.client._async.bases import AsyncBases
 from loradock.client._async.calls import AsyncCalls, request_id_of
 from loradock.client._async.evaluations import AsyncEvaluations
 from loradock.client._async.policies import AsyncPolicies
+from loradock.client._async.rollouts import AsyncRollouts
 from loradock.client._async.servers import AsyncServers
 from loradock.client._async.stream import AsyncTextStream
 from loradock.client._async.versions import AsyncVersions
@@ -87,6 +88,7 @@ class AsyncClient:
         self.versions = AsyncVersions(calls)
         self.aliases = AsyncAliases(calls)
         self.policies = AsyncPolicies(calls)
+        self.rollouts = AsyncRollouts(calls)
         self.evaluations = AsyncEvaluations(calls)
         self.server = AsyncServers(calls)
         self.admin = AsyncAdmin(calls)
@@ -108,6 +110,7 @@ class AsyncClient:
         adapter: str | None = None,
         base: bool = False,
         raw: bool = False,
+        sticky_key: str = "",
         max_tokens: int | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
@@ -124,11 +127,12 @@ class AsyncClient:
 
         Say who answers: `adapter`, a reference like "support-triage:staging", or `base=True`. What
         is None comes from the version's profile, then from the server. `raw` bypasses templates.
+        While a rollout shares the alias's requests out, a `sticky_key` always has the same side.
         Where requests wait, those of `priority` "high" (which takes a role) go first, "low" last.
         """
         request = built(
             wire.GenerateRequest,
-            target=target_message(adapter, base, self._calls.project),
+            target=target_message(adapter, base, self._calls.project, sticky_key),
             prompt=prompt_message(prompt, raw),
             sampling=sampling_message(
                 max_tokens=max_tokens,
@@ -154,6 +158,7 @@ class AsyncClient:
         adapter: str | None = None,
         base: bool = False,
         raw: bool = False,
+        sticky_key: str = "",
         max_tokens: int | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
@@ -170,7 +175,7 @@ class AsyncClient:
         self._calls.check_open()
         request = built(
             wire.StreamGenerateRequest,
-            target=target_message(adapter, base, self._calls.project),
+            target=target_message(adapter, base, self._calls.project, sticky_key),
             prompt=prompt_message(prompt, raw),
             sampling=sampling_message(
                 max_tokens=max_tokens,
@@ -198,6 +203,7 @@ class AsyncClient:
         adapter: str | None = None,
         base: bool = False,
         raw: bool = False,
+        sticky_key: str = "",
         labels: Sequence[str] = (),
         priority: Priority = "normal",
         timeout_s: float | None = None,
@@ -205,7 +211,7 @@ class AsyncClient:
         """Give the best of a set of labels, the version's own unless others are given."""
         request = built(
             wire.ClassifyRequest,
-            target=target_message(adapter, base, self._calls.project),
+            target=target_message(adapter, base, self._calls.project, sticky_key),
             prompt=prompt_message(prompt, raw),
             labels=labels,
             priority=priority_value(priority),
@@ -222,13 +228,14 @@ class AsyncClient:
         adapter: str | None = None,
         base: bool = False,
         raw: bool = False,
+        sticky_key: str = "",
         priority: Priority = "normal",
         timeout_s: float | None = None,
     ) -> Scores:
         """Give the log-likelihood of each continuation."""
         request = built(
             wire.ScoreRequest,
-            target=target_message(adapter, base, self._calls.project),
+            target=target_message(adapter, base, self._calls.project, sticky_key),
             prompt=prompt_message(prompt, raw),
             continuations=continuations,
             priority=priority_value(priority),
@@ -244,12 +251,13 @@ class AsyncClient:
         adapter: str | None = None,
         base: bool = False,
         raw: bool = False,
+        sticky_key: str = "",
         timeout_s: float | None = None,
     ) -> TokenCount:
         """Count a prompt's tokens, with what the templates add."""
         request = built(
             wire.CountTokensRequest,
-            target=target_message(adapter, base, self._calls.project),
+            target=target_message(adapter, base, self._calls.project, sticky_key),
             prompt=prompt_message(prompt, raw),
         )
         return token_count_of(

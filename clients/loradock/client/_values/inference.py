@@ -22,6 +22,7 @@ class Answerer:
     engine_profile: str  # "cpu/float32"
     request_id: str
     server_id: str
+    arm: str = ""  # of the alias: "incumbent" or "candidate"
 
 
 @dataclass(frozen=True, slots=True)

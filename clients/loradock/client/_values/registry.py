@@ -167,6 +167,16 @@ class Resolution:
 
 
 @dataclass(frozen=True, slots=True)
+class Split:
+    """How an alias's requests are shared out while a rollout goes on."""
+
+    candidate_number: int
+    candidate_digest: str
+    percent: float  # of the requests, to the candidate
+    shadow_percent: float  # of the others, which it computes too, unseen
+
+
+@dataclass(frozen=True, slots=True)
 class Alias:
     """A movable name for a version."""
 
@@ -181,6 +191,7 @@ class Alias:
     generation: int
     moved_by: str
     moved_at: datetime | None
+    split: Split | None = None
 
 
 class MoveKind(enum.Enum):
@@ -190,6 +201,7 @@ class MoveKind(enum.Enum):
     SET = "set"
     ROLLBACK = "rollback"
     DELETE = "delete"
+    SPLIT = "split"  # a share goes to a candidate; the version stays
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +215,7 @@ class AliasMove:
     moved_by: str
     reason: str
     moved_at: datetime | None
+    split: Split | None = None
 
 
 @dataclass(frozen=True, slots=True)

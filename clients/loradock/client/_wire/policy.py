@@ -92,16 +92,18 @@ def policy_report_of(message: wire.CheckAliasPolicyResponse) -> values.PolicyRep
     """Read what a version makes of a policy."""
     return values.PolicyReport(
         passed=message.passed,
-        checks=tuple(
-            values.PolicyCheck(
-                suite=check.suite,
-                metric=check.metric,
-                passed=check.passed,
-                code=check.code,
-                message=check.message,
-                value=check.value if check.HasField("value") else None,
-                wanted=check.wanted if check.HasField("wanted") else None,
-            )
-            for check in message.checks
-        ),
+        checks=tuple(policy_check_of(check) for check in message.checks),
+    )
+
+
+def policy_check_of(message: wire.PolicyCheck) -> values.PolicyCheck:
+    """Read one demand, and how the version meets it."""
+    return values.PolicyCheck(
+        suite=message.suite,
+        metric=message.metric,
+        passed=message.passed,
+        code=message.code,
+        message=message.message,
+        value=message.value if message.HasField("value") else None,
+        wanted=message.wanted if message.HasField("wanted") else None,
     )

@@ -195,6 +195,20 @@ def alias_of(message: wire.Alias) -> values.Alias:
         generation=message.generation,
         moved_by=message.moved_by,
         moved_at=time_of(message, "moved_at"),
+        split=split_of(message),
+    )
+
+
+def split_of(message: wire.Alias | wire.AliasMove) -> values.Split | None:
+    """Read how requests are shared out, if they are."""
+    if not message.HasField("split"):
+        return None
+    split = message.split
+    return values.Split(
+        candidate_number=split.candidate_number,
+        candidate_digest=split.candidate_digest,
+        percent=split.weight_basis_points / 100,
+        shadow_percent=split.shadow_basis_points / 100,
     )
 
 
@@ -208,6 +222,7 @@ def alias_move_of(message: wire.AliasMove) -> values.AliasMove:
         moved_by=message.moved_by,
         reason=message.reason,
         moved_at=time_of(message, "moved_at"),
+        split=split_of(message),
     )
 
 
