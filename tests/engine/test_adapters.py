@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from engine_harness import at_work
+from engine_harness import at_work, usable_decoder
 from engine_oracle import Oracle
 from engine_zoo import TINY_ZOO
 from tiny_base import VOCAB_SIZE
@@ -24,6 +24,12 @@ def random_prompt(length, seed=0):
 
 
 PROMPTS = [random_prompt(length) for length in (1, 7, 16, 33, 100)]
+
+
+@pytest.fixture(scope="module", params=["modules", "stacks", "cpu"])
+def decoder(request):
+    """Adapters in stacks too: what a GPU computes, on this device."""
+    return usable_decoder(request.param)
 
 
 @pytest.fixture(scope="module")

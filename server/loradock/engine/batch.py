@@ -16,6 +16,7 @@ from torch import Tensor
 from loradock.engine.lora import Adapter, Segment
 from loradock.engine.memory import BLOCK_TOKENS
 from loradock.engine.rows import Chunk
+from loradock.engine.stacks import Group, grouped
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,22 @@ class Batch:
         self, chunks: Sequence[Chunk], adapters: Mapping[str, Adapter], device: torch.device
     ) -> None:
         self.device = device
-        self.spans = _laid_out(chunks)
+        self.spans = _laid_out(chunks, adapters)
         self.segments = _segments(self.spans, adapters, len)
         self.wanted_segments = _segments(self.spans, adapters, lambda s: len(s.chunk.wanted))
 
     def __len__(self) -> int:
         return self.spans[-1].end
+
+    @cached_property
+    def updates(self) -> list[Segment | Group]:
+        """What adapters add to the step's tokens."""
+        return grouped(self.segments, self.device)
+
+    @cached_property
+    def wanted_updates(self) -> list[Segment | Group]:
+        """What adapters add to the wanted tokens, in the output head."""
+        return grouped(self.wanted_segments, self.device)
 
     @cached_property
     def tokens(self) -> Tensor:
@@ -85,10 +96,15 @@ class Batch:
         return torch.tensor(list(values), dtype=torch.int64, device=self.device)
 
 
-def _laid_out(chunks: Sequence[Chunk]) -> list[Span]:
+def _laid_out(chunks: Sequence[Chunk], adapters: Mapping[str, Adapter]) -> list[Span]:
     """Give every chunk its tokens, the base's first, each adapter's together."""
+
+    def place(chunk: Chunk) -> tuple[tuple[int, ...], str]:
+        digest = chunk.row.work.adapter
+        return ((), "") if digest is None else (adapters[digest].place, digest)
+
     spans, start = [], 0
-    for chunk in sorted(chunks, key=lambda chunk: chunk.row.work.adapter or ""):
+    for chunk in sorted(chunks, key=place):
         spans.append(Span(chunk, start, start + len(chunk)))
         start += len(chunk)
     return spans

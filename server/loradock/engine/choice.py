@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from loradock.engine import stacks
 from loradock.engine.batch import Batch
 from loradock.engine.cpu.decoder import CpuDecoder, NotUnderstood, refuse_unknown
 from loradock.engine.cpu.library import NoKernels, load_kernels
@@ -27,7 +28,7 @@ from loradock.engine.rows import Chunk, GenerateRow
 
 log = logging.getLogger(__name__)
 
-DECODERS = ("auto", "cpu", "modules")
+DECODERS = ("auto", "cpu", "modules", "stacks")  # the last: modules, with adapters in stacks
 DEFAULT_KV_BYTES = 1 << 30
 PROBE_TOKENS = 24
 # How far logits may be from the base's own, over the largest; int8 is a loss that was asked for.
@@ -73,18 +74,34 @@ def choose_decoder(
         probe = _probe(base)
         layers = _head_shapes(base.model)
         num_blocks = _num_blocks(base, layers, max_rows, kv_tokens)
-        reason = "it shall not" if decoder == "modules" else _why_not_on_cpu(base)
+        reason = "it shall not" if decoder in ("modules", "stacks") else _why_not_on_cpu(base)
         if reason and (decoder == "cpu" or base.precision == "int8"):
             raise BaseError(f"the kernels for CPUs can't run this base: {reason}")
         if reason:
             log.warning("the base runs through its own modules", extra={"facts": {"why": reason}})
             chosen: Decoder = ModulesDecoder(
-                base.model, list(base.info.modules), num_blocks, layers
+                base.model,
+                list(base.info.modules),
+                num_blocks,
+                layers,
+                stacked=_is_stacked(base, decoder),
             )
         else:
             chosen = CpuDecoder(base.model, _KINDS[base.precision], num_blocks)
-        probe.check(chosen, TOLERANCE[base.precision])
-    return chosen
+        try:
+            probe.check(chosen, TOLERANCE[base.precision])
+        except BaseError as error:
+            if reason or decoder == "cpu" or base.precision == "int8":
+                raise
+            log.warning(
+                "the kernels for CPUs compute something else than this base: it is loaded again",
+                extra={"facts": {"why": str(error)}},
+            )
+            del chosen  # its weights, before they come a second time
+        else:
+            return chosen
+    again = replace(base, model=base.load_again())
+    return choose_decoder(again, max_rows=max_rows, kv_tokens=kv_tokens, decoder="modules")
 
 
 def _probe(base: LoadedBase) -> Probe:
@@ -105,6 +122,15 @@ def _why_not_on_cpu(base: LoadedBase) -> str:
     except (NotUnderstood, NoKernels) as error:
         return str(error)
     return ""
+
+
+def _is_stacked(base: LoadedBase, decoder: str) -> bool:
+    """Say whether grouped products pay: on a CPU, where a product costs no launch, they don't."""
+    device, dtype = base.model.device, base.model.dtype
+    can = decoder in ("auto", "stacks") and stacks.work_on(device, dtype)
+    if decoder == "stacks" and not can:
+        raise BaseError(f"adapters can't be in stacks: no grouped products on {device} in {dtype}")
+    return can and (decoder == "stacks" or device.type != "cpu")
 
 
 def _head_shapes(model: PreTrainedModel) -> list[HeadShape]:

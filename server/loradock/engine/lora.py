@@ -7,7 +7,7 @@ part of a module is one product over a slice; weights are never gathered per tok
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -48,6 +48,11 @@ class Adapter:
     num_modules: int
     size_bytes: int
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where it stands among others: a step lays its tokens out in this order."""
+        return 0, 0
+
 
 @dataclass(frozen=True, slots=True)
 class LoraAdapter(Adapter):
@@ -64,14 +69,12 @@ class Segment:
     start: int
     end: int
 
-
-def add_updates(y: Tensor, x: Tensor, module: str, segments: Sequence[Segment]) -> None:
-    """Add each segment's update of one module, in place; modules that it lacks are untouched."""
-    for segment in segments:
-        assert isinstance(segment.adapter, LoraAdapter)
-        pair = segment.adapter.pairs.get(module)
+    def add_to(self, y: Tensor, x: Tensor, module: str) -> None:
+        """Add the update of one module to `y` ([tokens, out]) for `x` ([tokens, in]), in place."""
+        assert isinstance(self.adapter, LoraAdapter)
+        pair = self.adapter.pairs.get(module)
         if pair is not None:
-            pair.add_to(y[segment.start : segment.end], x[segment.start : segment.end])
+            pair.add_to(y[self.start : self.end], x[self.start : self.end])
 
 
 def read_adapter(

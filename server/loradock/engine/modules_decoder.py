@@ -15,9 +15,10 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from loradock.engine.attention import Attention, AttentionKind
 from loradock.engine.batch import Batch
-from loradock.engine.lora import Adapter, LoraAdapter, add_updates
+from loradock.engine.lora import Adapter, LoraAdapter
 from loradock.engine.memory import HeadShape, KeyValueMemory
 from loradock.engine.protocol import LinearShape
+from loradock.engine.stacks import StackedAdapter, Stacks, stack_rank
 
 ATTENTION_NAME = "loradock"
 
@@ -39,20 +40,27 @@ class ModulesDecoder:
         module_names: Sequence[str],
         num_blocks: int,
         layers: Sequence[HeadShape],
+        *,
+        stacked: bool,
     ) -> None:
+        """Wrap a model's modules; `stacked` keeps adapters in stacks, for grouped products."""
         self._model = model
+        self._stacks = Stacks() if stacked else None
         self._step = _wrap(model, module_names)
         self._memory = KeyValueMemory(layers, num_blocks, device=model.device, dtype=model.dtype)
 
     @property
     def description(self) -> str:
-        return f"{type(self._model).__name__} through its own modules"
+        how = ", adapters in stacks" if self._stacks else ""
+        return f"{type(self._model).__name__} through its own modules{how}"
 
     @property
     def num_blocks(self) -> int:
         return self._memory.num_blocks
 
     def size_of(self, ranks: Mapping[str, int], shapes: Mapping[str, LinearShape]) -> int:
+        if self._stacks:
+            ranks = dict.fromkeys(ranks, stack_rank(ranks.values()))
         numbers = sum(
             rank * (shapes[name].in_features + shapes[name].out_features)
             for name, rank in ranks.items()
@@ -60,7 +68,11 @@ class ModulesDecoder:
         return numbers * self._model.dtype.itemsize
 
     def prepare(self, adapter: LoraAdapter) -> Adapter:
-        return adapter
+        return adapter if self._stacks is None else self._stacks.put(adapter)
+
+    def release(self, adapter: Adapter) -> None:
+        if self._stacks is not None and isinstance(adapter, StackedAdapter):
+            self._stacks.take_out(adapter)
 
     def clear(self, blocks: Sequence[int]) -> None:
         self._memory.clear(blocks)
@@ -98,12 +110,11 @@ class AdaptedLinear(nn.Module):
         """Compute the module over the step's tokens, [1, tokens, in_features]."""
         y: Tensor = self.inner(x)
         batch = self._step.batch
-        segments = (
-            [] if batch is None else batch.wanted_segments if self._is_head else batch.segments
-        )
-        if segments:
-            y = y.contiguous()
-            add_updates(y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1]), self._name, segments)
+        if batch is None or not batch.segments:
+            return y
+        y = y.contiguous()
+        for update in batch.wanted_updates if self._is_head else batch.updates:
+            update.add_to(y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1]), self._name)
         return y
 
 
