@@ -10,9 +10,14 @@ from loradock.registry.resources import Direction, Evaluation, Metric
 
 
 def record(
-    tiny: TinyRegistry, number: int | None, accuracy: float = 0.5, **more: Any
+    tiny: TinyRegistry,
+    number: int | None,
+    accuracy: float = 0.5,
+    spread: float | None = 0.1,
+    **more: Any,
 ) -> Evaluation:
     """Record accuracy and loss of a version of triage, or of the base alone."""
+    low, high = (None, None) if spread is None else (accuracy - spread, accuracy + spread)
     fields: dict[str, Any] = {
         "suite": "held-out",
         "dataset_digest": digest("rows"),
@@ -22,7 +27,7 @@ def record(
         "version_number": number,
         "metrics": (
             Metric("loss", 1 - accuracy, 100, None, None, Direction.LOWER),
-            Metric("accuracy", accuracy, 100, accuracy - 0.1, accuracy + 0.1),
+            Metric("accuracy", accuracy, 100, low, high),
         ),
         "cost": {"tokens": 12.0, "seconds": 0.5},
         "harness": "loradock 0.1.0",

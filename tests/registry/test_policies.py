@@ -130,8 +130,8 @@ def test_r8_an_evaluation_that_is_too_old_does_not_count(three):
 def test_r8_not_worse_than_the_incumbent_beyond_a_margin(
     three, metric, direction, incumbent, candidate, passes
 ):
-    record(three, 1, incumbent)
-    record(three, 2, candidate)
+    record(three, 1, incumbent, spread=None)
+    record(three, 2, candidate, spread=None)
     three.point(1)
     set_policy(three, demand(MetricDemand(metric, direction, margin=0.05)))
     if passes:

@@ -67,6 +67,7 @@ _HINTS = {
     "STILL_REFERENCED": "move or delete what refers to it first: `loradock alias list`",
     "BASE_MODEL_MISMATCH": "see `loradock base list` for the bases that are known",
     "UNAUTHENTICATED": "give a token: --token-file, or LORADOCK_TOKEN in the environment",
+    "ALIAS_PROTECTED": "ask one who has the role operate to move it, or to change its policy",
     "PERMISSION_DENIED": "ask for the role, or use a token that has it",
     "DEADLINE_EXCEEDED": "give it longer with --timeout",
     "UNAVAILABLE": "is a server there? name it with --address, or start one: `loradock serve`",

@@ -9,6 +9,7 @@ RegistryError
 ├── Immutable              a READY version can't change
 ├── VersionYanked          the version is not resolvable any more
 ├── StillReferenced        something points there; the referrers are listed
+├── AliasProtected         only a role of its own may move the alias
 ├── NothingToRollBack      the alias's ledger has no earlier entry
 ├── EvalGateFailed         a version does not meet an alias's policy; every metric is listed
 ├── RolloutRunning         an alias has a rollout already
@@ -103,6 +104,16 @@ class StillReferenced(RegistryError):
     def __init__(self, what: str, referrers: Sequence[str]) -> None:
         self.what, self.referrers = what, tuple(referrers)
         super().__init__(f"{what} is still referred to by {', '.join(referrers)}")
+
+
+class AliasProtected(RegistryError):
+    """Who may move other aliases may not move this one."""
+
+    def __init__(self, alias: str) -> None:
+        self.alias = alias
+        super().__init__(
+            f"alias {alias!r} is protected by its policy: only who may set policies may move it"
+        )
 
 
 class NothingToRollBack(RegistryError):

@@ -28,4 +28,5 @@ class Limits:
     max_text_chars: int = 16 * 1024  # descriptions, reasons, facts
     max_tags: int = 64
     max_metrics: int = 1024
+    max_items: int = 20_000  # that one evaluation scored one by one
     max_suites: int = 64  # that one policy demands

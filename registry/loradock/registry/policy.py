@@ -6,10 +6,11 @@ Decides on evaluations that somebody else found; knows no SQL.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from loradock.registry.comparison import LEVEL, Comparison, Method, Scored, compare
 from loradock.registry.resources import BaseDigests, Direction, Evaluation, Metric
 
 DEFAULT_ROLLBACK_WINDOW_S = 86_400.0
@@ -40,8 +41,10 @@ class Demands:
     """The content of a policy. Without suites it demands nothing."""
 
     suites: tuple[SuiteDemand, ...] = ()
-    max_age_s: float | None = None
+    max_age_s: float | None = None  # of evaluations and approvals
     rollback_window_s: float = DEFAULT_ROLLBACK_WINDOW_S
+    num_approvals: int = 0  # by others than who moves the alias and who published the version
+    is_protected: bool = False  # only who may say what the alias demands may move it
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,21 @@ class AliasPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Approval:
+    """Somebody's word that a version may become an alias."""
+
+    version_number: int
+    approver: str
+    reason: str
+    approved_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class GateCheck:
-    """One demand, and how a version meets it. The metric is empty where a suite names none."""
+    """One demand, and how a version meets it. The metric is empty where a suite names none.
+
+    Where the approvals are checked, there is no suite.
+    """
 
     suite: str
     metric: str
@@ -68,6 +84,7 @@ class GateCheck:
     message: str
     value: float | None = None
     wanted: float | None = None  # the threshold, or the least that the incumbent leaves room for
+    comparison: Comparison | None = None  # with the incumbent
 
     @property
     def passed(self) -> bool:
@@ -76,11 +93,14 @@ class GateCheck:
 
     @property
     def subject(self) -> str:
-        """`suite/metric`, or the suite alone."""
+        """`suite/metric`, or the suite alone, or what is no suite's."""
+        if not self.suite:
+            return APPROVALS
         return f"{self.suite}/{self.metric}" if self.metric else self.suite
 
 
 PASSED = "PASSED"
+APPROVALS = "approvals"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +126,26 @@ class Measured:
 
     base: BaseDigests
     evaluations: Sequence[Evaluation]
+
+
+def judge_approvals(
+    demands: Demands, approvals: Sequence[Approval], not_counted: Collection[str], at: datetime
+) -> GateCheck:
+    """Count whose approval is not too old, and who is not to approve of his own doing."""
+    oldest = at - timedelta(seconds=demands.max_age_s or 0.0)
+    counted, told = set(), []
+    for approval in approvals:
+        if approval.approver in not_counted:
+            told.append(f"{approval.approver}'s own does not count")
+        elif demands.max_age_s is not None and approval.approved_at < oldest:
+            told.append(f"{approval.approver}'s is over {demands.max_age_s:.0f} s old")
+        else:
+            counted.add(approval.approver)
+    num_found, num_wanted = len(counted), demands.num_approvals
+    by = f" (by {', '.join(sorted(counted))})" if counted else ""
+    why = "; ".join([f"{num_found} of {num_wanted} are given{by}", *told])
+    code = PASSED if num_found >= num_wanted else "APPROVALS_MISSING"
+    return GateCheck("", "", code, why, float(num_found), float(num_wanted))
 
 
 def judge(
@@ -162,7 +202,7 @@ def _metric_checks(
     suite: str, demand: MetricDemand, found: Evaluation, incumbent: Measured | None
 ) -> Iterator[GateCheck]:
     name = demand.metric
-    metric = _metric_of(found, name)
+    metric = found.metric(name)
     if metric is None:
         yield GateCheck(suite, name, "METRIC_MISSING", "was not among what was measured")
         return
@@ -174,13 +214,9 @@ def _metric_checks(
     if demand.threshold is not None:
         yield _against_threshold(suite, demand, value, demand.threshold)
     if demand.margin is not None and incumbent is not None:
-        yield _against_incumbent(suite, demand, value, demand.margin, found, incumbent)
+        yield _against_incumbent(suite, demand, metric, demand.margin, found, incumbent)
     elif demand.threshold is None:
         yield GateCheck(suite, name, PASSED, "was measured", value)
-
-
-def _metric_of(found: Evaluation, name: str) -> Metric | None:
-    return next((metric for metric in found.metrics if metric.name == name), None)
 
 
 def _against_threshold(
@@ -197,21 +233,34 @@ def _against_threshold(
 def _against_incumbent(
     suite: str,
     demand: MetricDemand,
-    value: float,
+    metric: Metric,
     margin: float,
     found: Evaluation,
     incumbent: Measured,
 ) -> GateCheck:
+    name, value = demand.metric, metric.value
     same_rows = SuiteDemand(suite, found.dataset_digest)
     earlier = _usable(same_rows, incumbent)[0]
-    metric = None if earlier is None else _metric_of(earlier, demand.metric)
-    if metric is None:
+    theirs = None if earlier is None else earlier.metric(name)
+    if earlier is None or theirs is None:
         why = "can't be compared: the incumbent was not measured on the same rows"
-        return GateCheck(suite, demand.metric, "INCUMBENT_NOT_MEASURED", why, value)
+        return GateCheck(suite, name, "INCUMBENT_NOT_MEASURED", why, value)
+    mine, other = Scored(metric, found.items), Scored(theirs, earlier.items)
+    comparison = compare(mine, other, demand.direction)
+    room = margin + _ROUNDING * max(1.0, math.fabs(theirs.value))
+    code = PASSED if -comparison.bound <= room else "WORSE_THAN_INCUMBENT"
+    why = f"is {value:g}, the incumbent's {theirs.value:g}; {_shown(comparison)}"
+    why += f", and {margin:g} is the margin"
     sign = 1 if demand.direction is Direction.HIGHER else -1
-    room = margin + _ROUNDING * max(1.0, math.fabs(metric.value))
-    met = sign * (metric.value - value) <= room
-    why = f"is {value:g}, the incumbent's {metric.value:g}, and {margin:g} is the margin"
-    code = PASSED if met else "WORSE_THAN_INCUMBENT"
-    wanted = metric.value - sign * margin
-    return GateCheck(suite, demand.metric, code, why, value, wanted)
+    return GateCheck(suite, name, code, why, value, theirs.value - sign * margin, comparison)
+
+
+def _shown(comparison: Comparison) -> str:
+    """Say what a comparison shows, and by what."""
+    if comparison.method is Method.POINTS:
+        return "without intervals or items, the values alone are compared"
+    by = "their intervals"
+    if comparison.method is Method.PAIRED:
+        by = f"{comparison.num_items} items, paired"
+    worst = max(0.0, -comparison.bound)
+    return f"by {by}, it is worse by no more than {worst:.4g} ({LEVEL:.0%} one-sided)"

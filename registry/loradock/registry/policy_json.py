@@ -13,6 +13,7 @@ from loradock.registry.policy import Demands, MetricDemand, SuiteDemand
 from loradock.registry.resources import Direction
 
 MAX_SECONDS = 100 * 365 * 86_400.0
+MAX_APPROVALS = 100
 
 
 def check_demands(demands: Demands, limits: Limits) -> Demands:
@@ -25,6 +26,9 @@ def check_demands(demands: Demands, limits: Limits) -> Demands:
     if demands.max_age_s is not None:
         _check_seconds("max_age", demands.max_age_s)
     _check_seconds("rollback_window", demands.rollback_window_s)
+    if not 0 <= demands.num_approvals <= MAX_APPROVALS:
+        why = f"{demands.num_approvals} is not in 0..{MAX_APPROVALS}"
+        raise InvalidArgument("num_approvals", why)
     return demands
 
 
@@ -65,6 +69,8 @@ def demands_to_json(demands: Demands) -> dict[str, object]:
         "suites": [_suite_to_json(suite) for suite in demands.suites],
         "max_age_s": demands.max_age_s,
         "rollback_window_s": demands.rollback_window_s,
+        "num_approvals": demands.num_approvals,
+        "is_protected": demands.is_protected,
     }
 
 
@@ -82,11 +88,13 @@ def _suite_to_json(suite: SuiteDemand) -> dict[str, object]:
 
 
 def demands_from_json(document: Mapping[str, Any]) -> Demands:
-    """Invert demands_to_json."""
+    """Invert demands_to_json; what was written before a demand was known lacks it."""
     return Demands(
         suites=tuple(_suite_from_json(suite) for suite in document["suites"]),
         max_age_s=_number(document["max_age_s"]),
         rollback_window_s=float(document["rollback_window_s"]),
+        num_approvals=document.get("num_approvals", 0),
+        is_protected=document.get("is_protected", False),
     )
 
 

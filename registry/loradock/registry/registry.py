@@ -8,6 +8,7 @@ from pathlib import Path
 from loradock.registry.blobs import Blobs
 from loradock.registry.catalog.adapters import Adapters
 from loradock.registry.catalog.aliases import Aliases
+from loradock.registry.catalog.approvals import Approvals
 from loradock.registry.catalog.audit import Audit
 from loradock.registry.catalog.bases import Bases
 from loradock.registry.catalog.database import Database
@@ -38,6 +39,7 @@ class Registry:
         self.versions = Versions(database, store, self.bases, self.blobs, limits)
         self.aliases = Aliases(database, limits)
         self.policies = Policies(database, limits)
+        self.approvals = Approvals(database, limits)
         self.rollouts = Rollouts(database, limits)
         self.evaluations = Evaluations(database, limits)
         self.lineage = LineageReader(database)

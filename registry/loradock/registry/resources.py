@@ -137,6 +137,16 @@ class LoraModule:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """What keeps a version from being deleted though nothing points at it."""
+
+    reason: str
+    held_by: str
+    held_at: datetime
+    expires_at: datetime | None  # None: until it is taken back
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """One immutable numbered state of an adapter, known by its digest."""
 
@@ -154,6 +164,7 @@ class Version:
     created_by: str
     created_at: datetime
     state_reason: str = ""
+    hold: Hold | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +244,14 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemScores:
+    """What each item of the dataset was worth; the scores' mean is the metric's value."""
+
+    ids: tuple[str, ...]
+    scores: Mapping[str, tuple[float, ...]]  # by metric, in the order of the ids
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """An append-only record of one measurement of a version, or of a base alone."""
 
@@ -251,6 +270,11 @@ class Evaluation:
     engine_profile: str  # the precision it ran in: "cpu/float32"
     created_by: str
     created_at: datetime
+    items: ItemScores | None = None  # not in lists
+
+    def metric(self, name: str) -> Metric | None:
+        """Find what was measured under a name."""
+        return next((metric for metric in self.metrics if metric.name == name), None)
 
 
 class NodeKind(enum.Enum):

@@ -101,6 +101,7 @@ TABLE: Mapping[type[Exception], Row] = {
     registry.StillReferenced: Row(
         Code.FAILED_PRECONDITION, "STILL_REFERENCED", ("what", "referrers")
     ),
+    registry.AliasProtected: Row(Code.PERMISSION_DENIED, "ALIAS_PROTECTED", ("alias",)),
     registry.NothingToRollBack: Row(Code.FAILED_PRECONDITION, "NOTHING_TO_ROLL_BACK", ("alias",)),
     registry.RolloutRunning: Row(
         Code.FAILED_PRECONDITION, "ROLLOUT_RUNNING", ("alias", "candidate")

@@ -40,6 +40,7 @@ ERROR_BY_REASON: dict[str, type[errors.LoradockError]] = {
     "STILL_REFERENCED": errors.StillReferenced,
     "UNAUTHENTICATED": errors.Unauthenticated,
     "PERMISSION_DENIED": errors.PermissionDenied,
+    "ALIAS_PROTECTED": errors.PermissionDenied,
     "QUEUE_FULL": errors.ResourceExhausted,
     "ADAPTER_MEMORY_FULL": errors.ResourceExhausted,
     "SLOW_READER": errors.ResourceExhausted,

@@ -11,8 +11,10 @@ from sqlalchemy import Connection
 from loradock.registry.catalog import ledger
 from loradock.registry.catalog.adapters import adapter_id
 from loradock.registry.catalog.database import Database
+from loradock.registry.catalog.demands import demands_of
 from loradock.registry.catalog.gate import (
-    demands_of,
+    Wanted,
+    check_protection,
     incumbent_of,
     is_within_window,
     report_of,
@@ -67,6 +69,7 @@ class _Move:
     by: str
     reason: str
     override_gate: bool
+    may_move_protected: bool
 
 
 _Moved = tuple[int, Sequence[GateCheck]]  # the new generation, and what was overridden for it
@@ -93,15 +96,18 @@ class Aliases:
         request_id: str = "",
         validate_only: bool = False,
         override_gate: bool = False,
+        may_move_protected: bool = False,
     ) -> Alias:
         """Point an alias at a version. To expect nothing, or 0, is to create it.
 
         The version has to meet the alias's policy (EvalGateFailed); `override_gate` moves it all
-        the same, for a reason, and the audit log keeps what was not met.
+        the same, for a reason, and the audit log keeps what was not met. An alias that its policy
+        protects is moved, back too, and deleted with `may_move_protected` only (AliasProtected).
         """
         check_number("version_number", version_number)
-        name = _Name(project, adapter, alias)
-        move = self._wanted(name, MoveKind.SET, expected_generation, by, reason, override_gate)
+        name, expected = _Name(project, adapter, alias), expected_generation
+        may = may_move_protected
+        move = self._wanted(name, MoveKind.SET, expected, by, reason, override_gate, may)
 
         def act(c: Connection, top: ledger.Entry) -> _Moved:
             version = row_by_number(c, project, adapter, version_number)
@@ -127,14 +133,15 @@ class Aliases:
         by: str,
         request_id: str = "",
         override_gate: bool = False,
+        may_move_protected: bool = False,
     ) -> Alias:
         """Walk the ledger back by one. Twice walks back twice; it never toggles.
 
         To a version that was live within the policy's window it needs no evaluations.
         """
-        name = _Name(project, adapter, alias)
-        kind = MoveKind.ROLLBACK
-        move = self._wanted(name, kind, expected_generation, by, reason, override_gate)
+        name, expected = _Name(project, adapter, alias), expected_generation
+        may = may_move_protected
+        move = self._wanted(name, MoveKind.ROLLBACK, expected, by, reason, override_gate, may)
 
         def act(c: Connection, top: ledger.Entry) -> _Moved:
             if top.version_id is None:
@@ -159,16 +166,19 @@ class Aliases:
         expected_generation: int,
         reason: str = "",
         by: str,
+        may_move_protected: bool = False,
     ) -> None:
         """Let an alias point nowhere. Its history stays, and its generations go on."""
-        name = _Name(project, adapter, alias)
-        move = self._wanted(name, MoveKind.DELETE, expected_generation, by, reason)
+        name, expected = _Name(project, adapter, alias), expected_generation
+        may = may_move_protected
+        move = self._wanted(name, MoveKind.DELETE, expected, by, reason, False, may)
 
         def work(c: Connection) -> None:
             top = ledger.lock_top(c, project, adapter, alias)
             if top.version_id is None:
                 raise NotFound("alias", str(name))
             _check_generation(move, top)
+            _check_protection(c, move, top)
             generation = ledger.append(c, top, move.kind, None, None, by, reason)
             _record(c, move, generation, ())
             end_of_moved(c, top, None, by, move.kind)
@@ -232,14 +242,15 @@ class Aliases:
         expected: int | None,
         by: str,
         reason: str,
-        override_gate: bool = False,
+        override_gate: bool,
+        may_move_protected: bool,
     ) -> _Move:
         check_text("reason", reason, self._limits.max_text_chars)
         check_text("by", by, 256)
         if override_gate and not reason.strip():
             raise InvalidArgument("reason", "is needed to override a policy: it is audited")
         expected = check_number("expected_generation", expected or 0)
-        return _Move(name, kind, expected, by, reason, override_gate)
+        return _Move(name, kind, expected, by, reason, override_gate, may_move_protected)
 
 
 def standing(
@@ -267,6 +278,7 @@ def _move(
         return standing(c, name.project, name.adapter, name.alias, earlier["generation"])
     top = ledger.lock_top(c, name.project, name.adapter, name.alias)
     _check_generation(move, top)
+    _check_protection(c, move, top)
     generation, overridden = act(c, top)
     request.settle(c, generation=generation)
     _record(c, move, generation, overridden)
@@ -281,6 +293,11 @@ def _check_generation(move: _Move, top: ledger.Entry) -> None:
         raise StaleGeneration(str(move.name), move.expected, top.live_generation)
 
 
+def _check_protection(c: Connection, move: _Move, top: ledger.Entry) -> None:
+    demands = demands_of(c, top.alias_id)
+    check_protection(demands, str(move.name), may_move_protected=move.may_move_protected)
+
+
 def _pass_gate(
     c: Connection, move: _Move, top: ledger.Entry, version: AnyRow
 ) -> Sequence[GateCheck]:
@@ -288,7 +305,9 @@ def _pass_gate(
     demands = demands_of(c, top.alias_id)
     if move.kind is MoveKind.ROLLBACK and is_within_window(c, top, demands.rollback_window_s):
         return ()
-    report = report_of(c, move.name.project, demands, version.id, incumbent_of(c, top))
+    incumbent_id, movers = incumbent_of(c, top), frozenset({move.by})
+    wanted = Wanted(move.name.project, top.alias_id, version.id, incumbent_id, movers)
+    report = report_of(c, demands, wanted)
     if report.passed or move.override_gate:
         return report.failures
     raise EvalGateFailed(f"{version.adapter}@{version.number}", str(move.name), report.checks)

@@ -17,6 +17,7 @@ from loradock.registry.catalog.requests import Request
 from loradock.registry.catalog.tables import (
     adapters,
     base_models,
+    evaluation_items,
     evaluation_metrics,
     evaluations,
     versions,
@@ -24,9 +25,10 @@ from loradock.registry.catalog.tables import (
 from loradock.registry.catalog.types import now
 from loradock.registry.catalog.versions import row_by_number
 from loradock.registry.errors import InvalidArgument, NotFound
+from loradock.registry.items import check_items
 from loradock.registry.limits import Limits
 from loradock.registry.names import check_digest, check_name, check_number, check_text
-from loradock.registry.resources import BaseDigests, Direction, Evaluation, Metric, Page
+from loradock.registry.resources import BaseDigests, Direction, Evaluation, ItemScores, Metric, Page
 
 
 class Evaluations:
@@ -47,13 +49,17 @@ class Evaluations:
         adapter: str | None = None,
         version_number: int | None = None,
         metrics: Sequence[Metric],
+        items: ItemScores | None = None,
         cost: Mapping[str, float] | None = None,
         harness: str = "",
         engine_profile: str = "",
         by: str,
         request_id: str = "",
     ) -> Evaluation:
-        """Append a measurement of a version, or of the base alone if no adapter is named."""
+        """Append a measurement of a version, or of the base alone if no adapter is named.
+
+        With `items`, what each of the dataset's items was worth, versions are compared in pairs.
+        """
         fields: dict[str, Any] = {
             "suite": check_name("suite", suite),
             "dataset_digest": check_digest("dataset_digest", dataset_digest),
@@ -72,6 +78,11 @@ class Evaluations:
             "adapter": adapter,
         }
         payload |= {"number": version_number, "metrics": measured, **fields}
+        content: dict[str, object] | None = None
+        if items is not None:
+            check_items(items, metrics, self._limits.max_items)
+            content = {"ids": list(items.ids), "scores": dict(items.scores)}
+            payload["items"] = content
         request = Request(project, request_id, payload)
 
         def work(c: Connection) -> Evaluation:
@@ -83,7 +94,7 @@ class Evaluations:
                 fields["version_id"] = row_by_number(c, project, adapter, version_number).id
             evaluation_id = str(uuid.uuid4())
             row = {"id": evaluation_id, "project": project, "created_by": by, "created_at": now()}
-            _insert(c, {**row, **fields}, measured)
+            _insert(c, {**row, **fields}, measured, content)
             request.settle(c, evaluation=evaluation_id)
             record_deed(c, Deed(project, by, "evaluation.record", evaluation_id))
             return _one(c, project, evaluation_id)
@@ -184,10 +195,17 @@ def _base_id(c: Connection, name: str, digests: BaseDigests | None) -> int:
     return base_id
 
 
-def _insert(c: Connection, row: dict[str, Any], measured: list[dict[str, object]]) -> None:
+def _insert(
+    c: Connection,
+    row: dict[str, Any],
+    measured: list[dict[str, object]],
+    items: dict[str, object] | None,
+) -> None:
     ordinal = c.execute(insert(evaluations).values(row).returning(evaluations.c.ordinal))
     number = ordinal.scalar_one()
     c.execute(insert(evaluation_metrics), [{"evaluation": number, **one} for one in measured])
+    if items is not None:
+        c.execute(insert(evaluation_items).values(evaluation=number, items=items))
 
 
 def _query(project: str) -> Select[Any]:
@@ -210,7 +228,12 @@ def _query(project: str) -> Select[Any]:
 
 
 def latest_evaluations(
-    c: Connection, project: str, version_id: int, suites: Sequence[str]
+    c: Connection,
+    project: str,
+    version_id: int,
+    suites: Sequence[str],
+    *,
+    with_items: bool = False,
 ) -> list[Evaluation]:
     """Find a version's last evaluation of each suite, base and dataset, the newest first."""
     latest = (
@@ -219,17 +242,18 @@ def latest_evaluations(
         .group_by(evaluations.c.suite, evaluations.c.base_id, evaluations.c.dataset_digest)
     )
     query = _query(project).where(evaluations.c.ordinal.in_(latest))
-    return _read(c, c.execute(query.order_by(evaluations.c.ordinal.desc())).all())
+    rows = c.execute(query.order_by(evaluations.c.ordinal.desc())).all()
+    return _read(c, rows, with_items=with_items)
 
 
 def _one(c: Connection, project: str, evaluation_id: str) -> Evaluation:
     rows = c.execute(_query(project).where(evaluations.c.id == evaluation_id)).all()
     if not rows:
         raise NotFound("evaluation", evaluation_id)
-    return _read(c, rows)[0]
+    return _read(c, rows, with_items=True)[0]
 
 
-def _read(c: Connection, rows: Sequence[AnyRow]) -> list[Evaluation]:
+def _read(c: Connection, rows: Sequence[AnyRow], *, with_items: bool = False) -> list[Evaluation]:
     found: dict[int, list[Metric]] = {row.ordinal: [] for row in rows}
     query = select(evaluation_metrics).where(evaluation_metrics.c.evaluation.in_(found))
     for metric in c.execute(query.order_by(evaluation_metrics.c.position)):
@@ -243,10 +267,24 @@ def _read(c: Connection, rows: Sequence[AnyRow]) -> list[Evaluation]:
                 Direction(metric.direction),
             )
         )
-    return [_read_one(row, tuple(found[row.ordinal])) for row in rows]
+    items = _items_of(c, list(found)) if with_items else {}
+    return [_read_one(row, tuple(found[row.ordinal]), items.get(row.ordinal)) for row in rows]
 
 
-def _read_one(row: AnyRow, metrics: tuple[Metric, ...]) -> Evaluation:
+def _items_of(c: Connection, ordinals: Sequence[int]) -> dict[int, ItemScores]:
+    query = select(evaluation_items).where(evaluation_items.c.evaluation.in_(ordinals))
+    return {
+        row.evaluation: ItemScores(
+            ids=tuple(row.items["ids"]),
+            scores={
+                metric: tuple(map(float, scores)) for metric, scores in row.items["scores"].items()
+            },
+        )
+        for row in c.execute(query)
+    }
+
+
+def _read_one(row: AnyRow, metrics: tuple[Metric, ...], items: ItemScores | None) -> Evaluation:
     return Evaluation(
         id=row.id,
         project=row.project,
@@ -263,4 +301,5 @@ def _read_one(row: AnyRow, metrics: tuple[Metric, ...]) -> Evaluation:
         engine_profile=row.engine_profile,
         created_by=row.created_by,
         created_at=row.created_at,
+        items=items,
     )

@@ -2,39 +2,64 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from sqlalchemy import Connection, select
 
 from loradock.registry.catalog import ledger
+from loradock.registry.catalog.approvals import standing_approvals
 from loradock.registry.catalog.evaluations import latest_evaluations
-from loradock.registry.catalog.pages import AnyRow
-from loradock.registry.catalog.tables import alias_moves, alias_policies, base_models, versions
+from loradock.registry.catalog.tables import alias_moves, base_models, versions
 from loradock.registry.catalog.types import now
-from loradock.registry.policy import Demands, GateReport, Measured, judge
-from loradock.registry.policy_json import demands_from_json
+from loradock.registry.errors import AliasProtected
+from loradock.registry.policy import (
+    Demands,
+    GateCheck,
+    GateReport,
+    Measured,
+    judge,
+    judge_approvals,
+)
 from loradock.registry.resources import BaseDigests
 
 
-def demands_of(c: Connection, alias_id: int) -> Demands:
-    """Find what an alias demands now; nothing unless somebody said so."""
-    row = policy_row(c, alias_id)
-    return Demands() if row is None else demands_from_json(row.demands)
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A move that somebody wants: which alias, to which version, from which, and who."""
+
+    project: str
+    alias_id: int
+    version_id: int
+    incumbent_id: int | None
+    movers: frozenset[str]
 
 
-def policy_row(c: Connection, alias_id: int) -> AnyRow | None:
-    """Find the policy in force."""
-    query = select(alias_policies).where(alias_policies.c.alias_id == alias_id)
-    return c.execute(query.order_by(alias_policies.c.revision.desc()).limit(1)).one_or_none()
+def check_protection(demands: Demands, alias: str, *, may_move_protected: bool) -> None:
+    """Raise AliasProtected unless the caller may move what the policy protects."""
+    if demands.is_protected and not may_move_protected:
+        raise AliasProtected(alias)
 
 
-def report_of(
-    c: Connection, project: str, demands: Demands, version_id: int, incumbent_id: int | None
-) -> GateReport:
+def report_of(c: Connection, demands: Demands, wanted: Wanted) -> GateReport:
     """Hold a version, and the one that it would replace, against the demands."""
+    checks: tuple[GateCheck, ...] = ()
+    if demands.num_approvals:
+        checks = (_approvals_check(c, demands, wanted),)
     if not demands.suites:
-        return GateReport(())
-    candidate = _measured(c, project, version_id, demands)
-    incumbent = None if incumbent_id is None else _measured(c, project, incumbent_id, demands)
-    return judge(demands, candidate, incumbent, now())
+        return GateReport(checks)
+    candidate = _measured(c, wanted.project, wanted.version_id, demands)
+    incumbent = None
+    if wanted.incumbent_id is not None:
+        incumbent = _measured(c, wanted.project, wanted.incumbent_id, demands)
+    report = judge(demands, candidate, incumbent, now())
+    return GateReport((*report.checks, *checks))
+
+
+def _approvals_check(c: Connection, demands: Demands, wanted: Wanted) -> GateCheck:
+    publisher = select(versions.c.created_by).where(versions.c.id == wanted.version_id)
+    not_counted = wanted.movers | {c.execute(publisher).scalar_one()}
+    found = standing_approvals(c, wanted.alias_id, wanted.version_id)
+    return judge_approvals(demands, found, not_counted, now())
 
 
 def incumbent_of(c: Connection, top: ledger.Entry) -> int | None:
@@ -67,5 +92,6 @@ def _measured(c: Connection, project: str, version_id: int, demands: Demands) ->
         .where(versions.c.id == version_id)
     ).one()
     suites = [suite.suite for suite in demands.suites]
-    found = latest_evaluations(c, project, version_id, suites)
+    paired = any(metric.margin is not None for s in demands.suites for metric in s.metrics)
+    found = latest_evaluations(c, project, version_id, suites, with_items=paired)
     return Measured(BaseDigests(base.structural, base.weights, base.tokenizer), found)

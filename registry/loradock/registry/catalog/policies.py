@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, insert, select
+from typing import Any
+
+from sqlalchemy import Connection, Select, insert, select
 
 from loradock.registry.catalog import ledger
 from loradock.registry.catalog.adapters import adapter_id
 from loradock.registry.catalog.database import Database
-from loradock.registry.catalog.gate import demands_of, incumbent_of, policy_row, report_of
+from loradock.registry.catalog.demands import demands_of, policy_row
+from loradock.registry.catalog.gate import (
+    Wanted,
+    incumbent_of,
+    report_of,
+)
 from loradock.registry.catalog.journal import Deed, record_deed
-from loradock.registry.catalog.pages import AnyRow
+from loradock.registry.catalog.pages import AnyRow, fetch_page, page, page_request
 from loradock.registry.catalog.requests import Request
 from loradock.registry.catalog.tables import alias_policies, aliases
 from loradock.registry.catalog.types import now
@@ -19,6 +26,7 @@ from loradock.registry.limits import Limits
 from loradock.registry.names import check_name, check_number, check_text
 from loradock.registry.policy import AliasPolicy, Demands, GateReport
 from loradock.registry.policy_json import check_demands, demands_from_json, demands_to_json
+from loradock.registry.resources import Page
 
 
 class Policies:
@@ -82,8 +90,29 @@ class Policies:
         with self._database.read() as c:
             return _one(c, project, adapter, alias)
 
-    def check(self, project: str, adapter: str, alias: str, version_number: int) -> GateReport:
-        """Say whether a version would be let in now, demand by demand."""
+    def revision(self, project: str, adapter: str, alias: str, revision: int) -> AliasPolicy:
+        """Give the policy of a revision, in force or not any more."""
+        _check_key(project, adapter, alias)
+        check_number("revision", revision)
+        with self._database.read() as c:
+            return _one(c, project, adapter, alias, revision)
+
+    def history(
+        self, project: str, adapter: str, alias: str, page_size: int = 50, page_token: str = ""
+    ) -> Page[AliasPolicy]:
+        """List what the alias demanded since when, newest first."""
+        _check_key(project, adapter, alias)
+        scope = ["policies", project, adapter, alias]
+        request = page_request(int, scope, page_size, page_token)
+        with self._database.read() as c:
+            query, revision = _revisions(c, project, adapter, alias), alias_policies.c.revision
+            rows, token = fetch_page(c, query, request, revision, newest_first=True)
+        return page(rows, token, lambda row: _read(row, project, adapter, alias))
+
+    def check(
+        self, project: str, adapter: str, alias: str, version_number: int, *, by: str = ""
+    ) -> GateReport:
+        """Say whether a version would be let in now, demand by demand, if `by` moved the alias."""
         _check_key(project, adapter, alias)
         check_number("version_number", version_number)
         with self._database.read() as c:
@@ -96,7 +125,8 @@ class Policies:
             if row is None:
                 return GateReport(())
             incumbent = incumbent_of(c, ledger.top_of(c, row))
-            return report_of(c, project, demands_of(c, row.id), version.id, incumbent)
+            wanted = Wanted(project, row.id, version.id, incumbent, frozenset({by}))
+            return report_of(c, demands_of(c, row.id), wanted)
 
 
 def _check_key(project: str, adapter: str, alias: str) -> None:
@@ -108,17 +138,21 @@ def _check_key(project: str, adapter: str, alias: str) -> None:
 def _one(
     c: Connection, project: str, adapter: str, alias: str, revision: int | None = None
 ) -> AliasPolicy:
-    query = (
-        select(alias_policies)
-        .join(aliases, aliases.c.id == alias_policies.c.alias_id)
-        .where(aliases.c.adapter_id == adapter_id(c, project, adapter), aliases.c.name == alias)
-    )
+    query = _revisions(c, project, adapter, alias)
     if revision is not None:
         query = query.where(alias_policies.c.revision == revision)
     row = c.execute(query.order_by(alias_policies.c.revision.desc()).limit(1)).one_or_none()
     if row is None:
         raise NotFound("policy", f"{adapter}:{alias}")
     return _read(row, project, adapter, alias)
+
+
+def _revisions(c: Connection, project: str, adapter: str, alias: str) -> Select[Any]:
+    return (
+        select(alias_policies)
+        .join(aliases, aliases.c.id == alias_policies.c.alias_id)
+        .where(aliases.c.adapter_id == adapter_id(c, project, adapter), aliases.c.name == alias)
+    )
 
 
 def _read(row: AnyRow, project: str, adapter: str, alias: str) -> AliasPolicy:

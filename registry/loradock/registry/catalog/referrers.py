@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Connection, FromClause, select
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, Connection, FromClause, func, select
 
 from loradock.registry.catalog import ledger
+from loradock.registry.catalog.demands import demands_of
 from loradock.registry.catalog.fleet import live_heartbeats
 from loradock.registry.catalog.pages import AnyRow
 from loradock.registry.catalog.rollout_rows import all_rollouts
@@ -14,8 +17,10 @@ from loradock.registry.catalog.tables import (
     aliases,
     lineage_edges,
     rollouts,
+    version_holds,
     versions,
 )
+from loradock.registry.catalog.types import now
 from loradock.registry.resources import EdgeKind, VersionState
 
 
@@ -23,8 +28,10 @@ def referrers_of(c: Connection, project: str, row: AnyRow) -> list[str]:
     """Name everything that points at a version."""
     return [
         *_aliases(c, row),
+        *_windows(c, row),
         *_rollouts(c, row),
         *_children(c, project, row),
+        *_holds(c, row),
         *_servers(c, project, row),
     ]
 
@@ -46,6 +53,28 @@ def _aliases(c: Connection, row: AnyRow) -> list[str]:
         + ("" if found.version_id == row.id else " (a rollback would go there)")
         for found in c.execute(query)
     ]
+
+
+def _windows(c: Connection, row: AnyRow) -> list[str]:
+    """Name the aliases that were moved away from the version within their rollback windows."""
+    was, then = alias_moves.alias("was"), alias_moves.alias("then")
+    follows = (then.c.alias_id == was.c.alias_id) & (then.c.generation == was.c.generation + 1)
+    query = (
+        select(aliases.c.id, aliases.c.name, func.max(then.c.moved_at).label("left_at"))
+        .join(was, was.c.alias_id == aliases.c.id)
+        .join(then, follows)
+        .where(aliases.c.adapter_id == row.adapter_id, was.c.version_id == row.id)
+        .where(then.c.version_id.is_distinct_from(row.id))
+        .group_by(aliases.c.id, aliases.c.name)
+        .order_by(aliases.c.name)
+    )
+    found = []
+    for left in c.execute(query):
+        ends_at = left.left_at + timedelta(seconds=demands_of(c, left.id).rollback_window_s)
+        if ends_at > now():
+            until = f"{ends_at:%Y-%m-%d %H:%M} UTC"
+            found.append(f"rollback window of {row.adapter}:{left.name} until {until}")
+    return found
 
 
 def _rollouts(c: Connection, row: AnyRow) -> list[str]:
@@ -92,6 +121,17 @@ def _children(c: Connection, project: str, row: AnyRow) -> list[str]:
         .limit(20)
     )
     return [f"child {found.name}@{found.number}" for found in c.execute(query)]
+
+
+def _holds(c: Connection, row: AnyRow) -> list[str]:
+    lasting = version_holds.c.expires_at.is_(None) | (version_holds.c.expires_at > now())
+    query = select(version_holds).where(version_holds.c.version_id == row.id, lasting)
+    return [
+        f"hold of {hold.held_by}"
+        + ("" if hold.expires_at is None else f" until {hold.expires_at:%Y-%m-%d %H:%M} UTC")
+        + f": {hold.reason}"
+        for hold in c.execute(query)
+    ]
 
 
 def _servers(c: Connection, project: str, row: AnyRow) -> list[str]:

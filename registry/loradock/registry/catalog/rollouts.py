@@ -18,9 +18,10 @@ from loradock.registry.catalog import rollout_rows as rows
 from loradock.registry.catalog.adapters import lock_adapter
 from loradock.registry.catalog.arms import counts_of
 from loradock.registry.catalog.database import Database
+from loradock.registry.catalog.demands import demands_of
 from loradock.registry.catalog.duties import Duty
 from loradock.registry.catalog.fleet import live_heartbeats
-from loradock.registry.catalog.gate import demands_of, report_of
+from loradock.registry.catalog.gate import Wanted, check_protection, report_of
 from loradock.registry.catalog.journal import record_change
 from loradock.registry.catalog.pages import AnyRow
 from loradock.registry.catalog.requests import Request
@@ -82,8 +83,11 @@ class Rollouts:
         request_id: str = "",
         validate_only: bool = False,
         override_gate: bool = False,
+        may_move_protected: bool = False,
     ) -> Started:
         """Give a candidate its first share. It has to meet the alias's policy (EvalGateFailed).
+
+        If the policy protects the alias, `may_move_protected` is needed (AliasProtected).
 
         `override_gate` starts all the same, for a reason; the last step asks the policy again.
         """
@@ -115,7 +119,9 @@ class Rollouts:
             if version.id == top.version_id:
                 raise InvalidArgument("version_number", "is what the alias points at already")
             _check_same_base(c, top, version)
-            report = _report(c, project, top, version.id)
+            demands = demands_of(c, top.alias_id)
+            check_protection(demands, name, may_move_protected=may_move_protected)
+            report = _report(c, project, top, version.id, {by})
             if not report.passed and not (override_gate or validate_only):
                 raise EvalGateFailed(f"{adapter}@{version_number}", name, report.checks)
             row = _begin(c, top, version, plan, by, reason)
@@ -159,6 +165,7 @@ class Rollouts:
         reason: str = "",
         by: str,
         override_gate: bool = False,
+        may_move_protected: bool = False,
         expected_generation: int | None = None,
     ) -> Standing:
         """Move the alias to the candidate now, if its policy is met (EvalGateFailed). Idempotent.
@@ -171,6 +178,8 @@ class Rollouts:
             if expected_generation not in (None, row.generation):
                 name = f"rollout of {adapter}:{alias}"
                 raise StaleGeneration(name, expected_generation or 0, row.generation)
+            demands, name = demands_of(c, row.alias_id), f"{adapter}:{alias}"
+            check_protection(demands, name, may_move_protected=may_move_protected)
             _promote(c, row, by, reason or "promoted by hand", override_gate=override_gate)
 
         return self._act(project, adapter, alias, RolloutState.PROMOTED, act, by, reason)
@@ -355,7 +364,7 @@ def _promote(
     c: Connection, row: AnyRow, by: str, reason: str, *, override_gate: bool = False
 ) -> None:
     top = ledger.entry(c, row.alias_id, row.generation)
-    report = _report(c, row.project, top, row.candidate_id)
+    report = _report(c, row.project, top, row.candidate_id, {by, row.started_by})
     if not report.passed and not override_gate:
         name, alias = f"{row.adapter}@{row.candidate_number}", f"{row.adapter}:{row.alias}"
         raise EvalGateFailed(name, alias, report.checks)
@@ -369,8 +378,11 @@ def _promote(
     rows.end_rollout(c, row, RolloutState.PROMOTED, by, reason, **details)
 
 
-def _report(c: Connection, project: str, top: ledger.Entry, candidate_id: int) -> GateReport:
-    return report_of(c, project, demands_of(c, top.alias_id), candidate_id, top.version_id)
+def _report(
+    c: Connection, project: str, top: ledger.Entry, candidate_id: int, movers: set[str]
+) -> GateReport:
+    wanted = Wanted(project, top.alias_id, candidate_id, top.version_id, frozenset(movers))
+    return report_of(c, demands_of(c, top.alias_id), wanted)
 
 
 def _last(c: Connection, project: str, adapter: str, alias: str) -> AnyRow:

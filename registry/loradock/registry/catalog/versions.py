@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, select, update
+from sqlalchemy import Connection, Select, delete, select, update
 
 from loradock.registry.catalog.adapters import adapter_id, lock_adapter
 from loradock.registry.catalog.bases import Bases
@@ -14,14 +16,22 @@ from loradock.registry.catalog.journal import Deed, record_change, record_deed
 from loradock.registry.catalog.pages import AnyRow, fetch_page, page, page_request
 from loradock.registry.catalog.referrers import referrers_of
 from loradock.registry.catalog.rollout_rows import abort_of_yanked
-from loradock.registry.catalog.tables import adapters, versions
-from loradock.registry.errors import Immutable, NotFound, StillReferenced, VersionYanked
+from loradock.registry.catalog.tables import adapters, version_holds, versions
+from loradock.registry.catalog.types import now, upsert
+from loradock.registry.errors import (
+    Immutable,
+    InvalidArgument,
+    NotFound,
+    StillReferenced,
+    VersionYanked,
+)
 from loradock.registry.limits import Limits
 from loradock.registry.manifest import lineage_from_json, profile_from_json
 from loradock.registry.names import check_digest, check_name, check_number, check_text
 from loradock.registry.resources import (
     BlobRef,
     Delta,
+    Hold,
     LoraModule,
     Page,
     Version,
@@ -30,6 +40,7 @@ from loradock.registry.resources import (
 from loradock.registry.search import Filter, MetricFilter
 
 VersionQuery = Select[tuple[Any, ...]]
+_HOLD = tuple(version_holds.c[name] for name in ("reason", "held_by", "held_at", "expires_at"))
 
 
 class VersionTable:
@@ -111,9 +122,68 @@ class VersionTable:
         """Make a yanked version resolvable again."""
         return self._move(project, adapter, number, VersionState.READY, reason, by)
 
-    def delete(self, project: str, adapter: str, number: int, *, by: str) -> None:
+    def delete(self, project: str, adapter: str, number: int, *, reason: str = "", by: str) -> None:
         """Leave a tombstone, if nothing refers to the version."""
-        self._move(project, adapter, number, VersionState.DELETED, "", by)
+        self._move(project, adapter, number, VersionState.DELETED, reason, by)
+
+    def hold(
+        self,
+        project: str,
+        adapter: str,
+        number: int,
+        *,
+        reason: str,
+        expires_at: datetime | None = None,
+        by: str,
+    ) -> Version:
+        """Keep a version from being deleted, until a time or until `unhold`. Again is anew."""
+        check_text("reason", reason, self._limits.max_text_chars)
+        if not reason.strip():
+            raise InvalidArgument("reason", "is needed to hold a version")
+        if expires_at is not None and not (expires_at.tzinfo and expires_at > now()):
+            raise InvalidArgument("expires_at", "is not a time to come, with its time zone")
+        values = {"reason": reason, "held_by": by, "held_at": now(), "expires_at": expires_at}
+
+        def work(c: Connection, row: AnyRow) -> None:
+            if row.state == VersionState.DELETED.value:
+                raise Immutable(f"{adapter}@{number} is deleted; it")
+            upsert(c, version_holds, {"version_id": row.id, **values}, values)
+            until = {"expires_at": expires_at.isoformat()} if expires_at else {}
+            name = f"{adapter}@{number}"
+            record_deed(c, Deed(project, by, "version.hold", name, reason, until))
+
+        return self._on_hold(project, adapter, number, by, work)
+
+    def unhold(self, project: str, adapter: str, number: int, *, reason: str, by: str) -> Version:
+        """Take a hold back; without one nothing happens."""
+        check_text("reason", reason, self._limits.max_text_chars)
+
+        def work(c: Connection, row: AnyRow) -> None:
+            mine = version_holds.c.version_id == row.id
+            if c.execute(delete(version_holds).where(mine)).rowcount:
+                record_deed(c, Deed(project, by, "version.unhold", f"{adapter}@{number}", reason))
+
+        return self._on_hold(project, adapter, number, by, work)
+
+    def _on_hold(
+        self,
+        project: str,
+        adapter: str,
+        number: int,
+        by: str,
+        change: Callable[[Connection, AnyRow], None],
+    ) -> Version:
+        check_name("project", project)
+        check_name("adapter", adapter)
+        check_number("version_number", number)
+        check_text("by", by, 256)
+
+        def work(c: Connection) -> Version:
+            lock_adapter(c, project, adapter)  # as a deletion does
+            change(c, row_by_number(c, project, adapter, number, lock=True))
+            return self.read(c, row_by_number(c, project, adapter, number))
+
+        return self._database.write(work, nudge=False)
 
     def read(self, connection: Connection, row: AnyRow) -> Version:
         """Make a version of a row of `all_versions`."""
@@ -135,6 +205,7 @@ class VersionTable:
             created_by=row.created_by,
             created_at=row.created_at,
             state_reason=row.state_reason,
+            hold=_hold_of(row),
         )
 
     def _move(
@@ -171,11 +242,20 @@ _ACTIONS = {
 def all_versions(project: str) -> VersionQuery:
     """Select a project's versions with the names that a row itself lacks."""
     names = (adapters.c.project, adapters.c.name.label("adapter"))
+    hold = (version_holds.c.reason.label("hold_reason"), *_HOLD[1:])
     return (
-        select(versions, *names)
+        select(versions, *names, *hold)
         .join(adapters, adapters.c.id == versions.c.adapter_id)
+        .outerjoin(version_holds, version_holds.c.version_id == versions.c.id)
         .where(adapters.c.project == project, ~adapters.c.deleted)
     )
+
+
+def _hold_of(row: AnyRow) -> Hold | None:
+    """Read a hold that has not expired."""
+    if row.held_at is None or (row.expires_at is not None and row.expires_at <= now()):
+        return None
+    return Hold(row.hold_reason, row.held_by, row.held_at, row.expires_at)
 
 
 def row_by_number(
