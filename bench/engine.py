@@ -28,6 +28,7 @@ from typing import Any
 import machine
 import page
 import peers
+import targets
 from plot import draw
 from rich.console import Console
 from rich.table import Table
@@ -140,8 +141,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="loradock-bench-") as adapters:
         folder = Path(adapters)
         measured = [m for cell in chosen for m in _run_cell(cell, base, folder, given.repeat)]
-    _show(measured, limits)
+    reached = list(_reached(measured, limits))
+    _show(measured, limits, reached)
     page.fill("engine", COLUMNS, [list(_row(m, limits)) for m in measured])
+    page.fill("targets", targets.HEAD, [target.row() for target in reached])
     _write(measured, limits)
 
 
@@ -220,13 +223,25 @@ def demo_base() -> Path:
     return fetch_base()
 
 
-def _show(measured: Sequence[Measured], limits: machine.Limits) -> None:
+def _reached(measured: Sequence[Measured], limits: machine.Limits) -> Iterator[targets.Target]:
+    rates = {(m.cell.name, m.arm): m.median("tokens_per_s") for m in measured}
+    shares = {m.cell.name: _share(m, limits) for m in measured if m.arm == OURS}
+    return targets.targets(rates, shares)
+
+
+def _show(
+    measured: Sequence[Measured], limits: machine.Limits, reached: Sequence[targets.Target]
+) -> None:
     table = Table(title=f"output tokens/s on {machine.describe()}")
     for title in COLUMNS:
         table.add_column(title, justify="left" if title in COLUMNS[:2] else "right")
     for m in measured:
         table.add_row(*_row(m, limits))
     console.print(table)
+    ratios = Table(*targets.HEAD, title="ratios within this run")
+    for target in reached:
+        ratios.add_row(*target.row())
+    console.print(ratios)
 
 
 def _row(m: Measured, limits: machine.Limits) -> Iterator[str]:

@@ -79,7 +79,8 @@ def main() -> None:
             sources.append(source_of(Path(folder) / workload.adapters[0], modules))
         figures |= adapters_figures(bench, *sources)
     resident = sum(a.size_bytes for a in bench.engine.state().resident.values()) / 2**20
-    figures["MB at most, without base and adapters"] = _peak_mb() - weights_mb - resident
+    known = weights_mb + resident + bench.engine.decoder.kv_bytes / 2**20
+    figures["MB at most, without base, adapters and key/value memory"] = _peak_mb() - known
     bench.engine.close()
     _show(figures)
     rows = [[name, f"{figure:.2f}"] for name, figure in figures.items()]

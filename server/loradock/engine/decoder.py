@@ -27,6 +27,10 @@ class Decoder(Protocol):
     def num_blocks(self) -> int:
         """Blocks of key/value memory."""
 
+    @property
+    def kv_bytes(self) -> int:
+        """What key/value memory takes."""
+
     def size_of(self, ranks: Mapping[str, int], shapes: Mapping[str, LinearShape]) -> int:
         """Say what an adapter of these modules and ranks will take, in bytes."""
 

@@ -58,6 +58,10 @@ class ModulesDecoder:
     def num_blocks(self) -> int:
         return self._memory.num_blocks
 
+    @property
+    def kv_bytes(self) -> int:
+        return sum(memory.nbytes for memory in (*self._memory.keys, *self._memory.values))
+
     def size_of(self, ranks: Mapping[str, int], shapes: Mapping[str, LinearShape]) -> int:
         if self._stacks:
             ranks = dict.fromkeys(ranks, stack_rank(ranks.values()))

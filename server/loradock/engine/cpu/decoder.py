@@ -89,6 +89,10 @@ class CpuDecoder:
     def num_blocks(self) -> int:
         return self._num_blocks
 
+    @property
+    def kv_bytes(self) -> int:
+        return sum(keys.nbytes + values.nbytes for keys, values in self._memory)
+
     def size_of(self, ranks: Mapping[str, int], shapes: Mapping[str, LinearShape]) -> int:
         kind = self._kind.of_adapters
         return packed_bytes(ranks, shapes, len(self._layers), self._sites, kind)
