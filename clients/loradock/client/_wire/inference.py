@@ -23,7 +23,9 @@ _PRIORITIES: Mapping[str, wire.Priority.ValueType] = {
 }
 
 
-def target_message(adapter: str | None, base: bool, project: str) -> wire.Target:
+def target_message(
+    adapter: str | None, base: bool, project: str, sticky_key: str = ""
+) -> wire.Target:
     """Say who shall answer: an adapter or the base, never neither and never both."""
     if adapter is not None and base:
         raise _invalid("adapter", "give either adapter=… or base=True, not both")
@@ -32,7 +34,9 @@ def target_message(adapter: str | None, base: bool, project: str) -> wire.Target
     if adapter is None:
         raise _invalid("adapter", "say who answers: adapter='name', or base=True for the bare base")
     reference = parse_reference(adapter, project)
-    return built(wire.Target, project=reference.project, adapter=reference.text)
+    return built(
+        wire.Target, project=reference.project, adapter=reference.text, sticky_key=sticky_key
+    )
 
 
 def prompt_message(prompt: Prompt, raw: bool = False) -> wire.Prompt:
@@ -104,6 +108,7 @@ def answerer_of(message: wire.Answerer) -> values.Answerer:
         engine_profile=message.engine_profile,
         request_id=message.request_id,
         server_id=message.server_id,
+        arm=message.arm,
     )
 
 
