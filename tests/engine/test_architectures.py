@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_harness import at_work, usable_decoder
+from engine_harness import AtWork, at_work, usable_decoder
 from engine_oracle import Oracle, loaded
 from engine_zoo import ALL_LINEAR
 from tiny_base import EOS, VOCAB_SIZE, TinyAdapters, make_tokenizer
@@ -212,3 +212,26 @@ def test_the_kernels_refuse_what_they_do_not_know_and_the_modules_run_it(family,
     engine = BuiltinEngine(load_base(base, "base"), max_rows=1, decoder="auto")
     assert engine.decoder.description.endswith("through its own modules")
     assert "the base runs through its own modules" in caplog.text
+
+
+def test_kernels_that_compute_something_else_are_not_used(tiny_base, bare_oracle, caplog):
+    """A base that does to its logits what kernels know nothing of: it runs through its modules."""
+    usable_decoder("cpu")
+    odd = load_base(tiny_base, "odd")
+    odd.model.lm_head.register_forward_hook(lambda module, given, logits: 2 * logits)
+    engine = BuiltinEngine(odd, max_rows=2, kv_tokens=1024)
+    assert "through its own modules" in engine.decoder.description
+    assert "the kernels for CPUs compute something else than this base" in caplog.text
+    work = AtWork(engine)
+    prompt = list(range(3, 40))
+    bare_oracle.assert_greedy(prompt, work.generate(prompt).tokens)
+    engine.close()
+
+
+@pytest.mark.parametrize("options", [{"decoder": "cpu"}, {"dtype": "int8"}])
+def test_kernels_that_were_asked_for_are_not_replaced(tiny_base, options):
+    usable_decoder("cpu")
+    odd = load_base(tiny_base, "odd", dtype=options.get("dtype", "float32"))
+    odd.model.lm_head.register_forward_hook(lambda module, given, logits: -logits)
+    with pytest.raises(BaseError, match="away from its own"):
+        BuiltinEngine(odd, max_rows=2, kv_tokens=1024, decoder=options.get("decoder", "auto"))

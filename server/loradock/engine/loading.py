@@ -52,6 +52,7 @@ class LoadedBase:
     info: BaseInfo
     model: PreTrainedModel
     precision: str  # what its weights are multiplied in: a key of DTYPES, or "float16"
+    load_again: Callable[[], PreTrainedModel]  # for who has taken the model's weights apart
 
 
 def load_base(
@@ -70,7 +71,7 @@ def load_base(
         digests = beside.submit(fingerprint, base)
         loaded = _load(base, run_as, place)
         info = _info(name, loaded, digests.result(), place, precision)
-        return LoadedBase(info, loaded, precision)
+        return LoadedBase(info, loaded, precision, lambda: _load(base, run_as, place))
 
 
 def describe_base(model: str | Path, name: str) -> BaseInfo:

@@ -650,7 +650,9 @@ INLINE void attend_group(const int G, const Step *step, const Layer *layer, cons
     const int dim = shape->dim;
     float scaled[G * dim], factors[MAX_GROUP];
     bf16 packed[G * dim];
-    for (int i = 0; i < G * dim; i++) packed[i] = to_bf16(scaled[i] = q[i] * shape->scaling);
+    for (int i = 0; i < G * dim; i++) scaled[i] = q[i] * shape->scaling;
+    if (shape->kind != F32)
+        for (int i = 0; i < G * dim; i++) packed[i] = to_bf16(scaled[i]);
     for (int b = 0; b < view->num_blocks; b++) {
         f32x16 scores[MAX_GROUP];
         score_block(G, shape, layer->keys, view->blocks[b] * view->stride + view->head, scaled,
