@@ -59,17 +59,17 @@ def _guards_of(message: wire.RolloutGuards) -> values.RolloutGuards:
 
 
 def _arm_of(message: wire.ArmReport) -> values.ArmReport:
-    def given(field: str) -> float | None:
-        return getattr(message, field) if message.HasField(field) else None
-
+    p50 = message.latency_p50_seconds if message.HasField("latency_p50_seconds") else None
+    p95 = message.latency_p95_seconds if message.HasField("latency_p95_seconds") else None
+    tokens = message.first_difference_tokens
     return values.ArmReport(
         arm=message.arm,
         num_calls=message.num_calls,
         num_errors=message.num_errors,
-        latency_p50_s=given("latency_p50_seconds"),
-        latency_p95_s=given("latency_p95_seconds"),
+        latency_p50_s=p50,
+        latency_p95_s=p95,
         num_agreed=message.num_agreed,
-        first_difference_tokens=given("first_difference_tokens"),
+        first_difference_tokens=tokens if message.HasField("first_difference_tokens") else None,
         num_dropped=message.num_dropped,
     )
 
