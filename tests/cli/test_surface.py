@@ -11,7 +11,7 @@ from loradock.cli.main import app, run
 
 ROOT = Path(__file__).parents[2]
 READ_ONLY = {"list", "show", "search", "history", "status", "check"}
-READ_ONLY |= {"generate", "classify", "score", "verify"}
+READ_ONLY |= {"generate", "classify", "score", "verify", "doctor", "export"}
 DESTRUCTIVE = {"adapter delete", "alias delete"}
 
 
@@ -145,6 +145,8 @@ def test_commands_contain_no_try():
         "alias",
         "audit",
         "base",
+        "bundle",
+        "doctor",
         "housekeeping",
         "inference",
         "lineage",

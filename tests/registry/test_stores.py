@@ -125,8 +125,8 @@ def test_a_folder_holds_blobs_where_the_design_says(tmp_path):
 @pytest.mark.parametrize(
     ("endpoint", "expected"),
     [
-        ("moto", Capabilities(True, True, False)),
-        ("rclone", Capabilities(False, False, False)),
+        ("moto", Capabilities(True, True, False, True)),
+        ("rclone", Capabilities(False, False, False, True)),
     ],
 )
 def test_the_probe_tells_what_an_endpoint_can_do(endpoint, expected, request, s3_credentials):

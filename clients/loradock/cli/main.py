@@ -15,6 +15,8 @@ from loradock.cli import (
     alias,
     audit,
     base,
+    bundle,
+    doctor,
     evaluation,
     housekeeping,
     inference,
@@ -37,6 +39,8 @@ for noun in (adapter, alias, rollout, evaluation, lineage, server, base, audit):
     app.add_typer(noun.app)
 inference.add_commands(app)
 housekeeping.add_commands(app)
+doctor.add_commands(app)
+bundle.add_commands(app)
 
 HELP = """\b
 Example:

@@ -18,6 +18,9 @@ DEADLINES_S = {
     "CollectGarbage": 600.0,
     "VerifyBlobs": 600.0,
     "VerifyAudit": 300.0,
+    "Diagnose": 300.0,
+    "ExportBundle": 600.0,
+    "ImportBundle": 600.0,
 }
 SLOWEST_TRANSFER_BYTES_PER_S = 256 * 1024
 
@@ -41,7 +44,16 @@ IDEMPOTENT_METHODS = {
     ),
     "EvaluationService": ("RecordEvaluation", "GetEvaluation", "ListEvaluations", "GetLineage"),
     "InferenceService": ("Generate", "StreamGenerate", "Score", "Classify", "CountTokens"),
-    "AdminService": ("CollectGarbage", "VerifyBlobs", "ListAuditEvents", "VerifyAudit"),
+    "AdminService": (
+        *(
+            "CollectGarbage",
+            "VerifyBlobs",
+            "Diagnose",
+            "ExportBundle",
+            "ListAuditEvents",
+            "VerifyAudit",
+        ),
+    ),
     "ServerService": ("GetServer", "ListServers", "PrefetchAdapter", "LoadAdapter"),
 }
 

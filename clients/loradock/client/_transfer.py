@@ -14,6 +14,7 @@ from loradock.client._errors import Aborted, DataLoss, LoradockError, Unavailabl
 from loradock.client._folder import LocalFile, chunks_of
 from loradock.client._values.registry import Blob, TransferProgress
 from loradock.client._wire.registry import blob_message
+from loradock.v1 import admin_service_pb2 as admin
 from loradock.v1 import registry_service_pb2 as wire
 
 OnProgress = Callable[[TransferProgress], None]
@@ -70,6 +71,52 @@ def tell(progress: OnProgress | None, file: str, done_bytes: int, total_bytes: i
     """Tell progress to whom it may concern."""
     if progress is not None:
         progress(TransferProgress(file, done_bytes, total_bytes))
+
+
+def bundle_messages(
+    header: admin.ImportBundleHeader, file: Path, progress: OnProgress | None
+) -> Iterator[admin.ImportBundleRequest]:
+    """Give an import's header and then its chunks, telling progress on the way."""
+    yield admin.ImportBundleRequest(header=header)
+    total_bytes, done_bytes = file.stat().st_size, 0
+    for chunk in chunks_of(file):
+        yield admin.ImportBundleRequest(chunk=chunk)
+        done_bytes += len(chunk)
+        tell(progress, file.name, done_bytes, total_bytes)
+
+
+class WholeFile:
+    """A file that appears under its name only when it is whole.
+
+    A context manager: what was not accepted when it is left, is removed.
+    """
+
+    def __init__(self, path: Path, progress: OnProgress | None) -> None:
+        self._path, self._progress = path, progress
+        self._part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.incomplete")
+        self.num_bytes = 0
+
+    def __enter__(self) -> Self:
+        self._file = self._part.open("xb")
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._file.close()
+        self._part.unlink(missing_ok=True)
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        self.num_bytes += len(chunk)
+        self._file.write(chunk)
+        tell(self._progress, self._path.name, self.num_bytes, self.num_bytes)
+
+    def accept(self) -> int:
+        """Give the bytes their name; tell how many there are."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._part.replace(self._path)
+        return self.num_bytes
 
 
 class IncomingFile:

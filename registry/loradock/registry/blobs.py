@@ -69,6 +69,10 @@ class Blobs:
         sizes = {ref.digest: spool.committed(project, ref) for ref in refs}
         return {digest: size for digest, size in sizes.items() if size}
 
+    def temporary(self, name: str) -> SpoolFile:
+        """Make a file for what is on its way, beside the uploads; the caller drops it."""
+        return self._store.spool.temporary(name)
+
     def writer(self, project: str, ref: BlobRef, offset: int = 0) -> BlobWriter:
         """Begin an upload, or go on with a broken one at its committed offset (UploadOffset)."""
         check_name("project", project)

@@ -96,11 +96,41 @@ def parse_manifest(content: bytes) -> Manifest:
             profile=profile_from_json(document["profile"]),
             lineage=lineage_from_json(document["lineage"]),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        is_canonical = _is_well_typed(manifest) and manifest.to_bytes() == content
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise InvalidArgument("manifest", f"can't be read: {error!r:.200}") from None
-    if manifest.to_bytes() != content:
+    if not is_canonical:
         raise InvalidArgument("manifest", "is not canonical, or of a schema not known here")
     return manifest
+
+
+def _is_well_typed(manifest: Manifest) -> bool:
+    """Whether the document's values are of the kinds that everybody takes them for."""
+    base, delta, profile, lineage = (
+        manifest.base,
+        manifest.delta,
+        manifest.profile,
+        manifest.lineage,
+    )
+    decoding = profile.decoding
+    digests = [base.structural, base.weights, base.tokenizer, *lineage.parents]
+    digests += [delta.weights.digest, delta.config.digest, *(d.digest for d in lineage.datasets)]
+    texts = [*profile.labels, *decoding.stop, *(d.name for d in lineage.datasets)]
+    texts += [text for text in (profile.template, profile.system) if text is not None]
+    counts = [delta.weights.size_bytes, delta.config.size_bytes]
+    counts += [n for n in (decoding.max_tokens, decoding.top_k) if n is not None]
+    return (
+        all(isinstance(text, str) for text in (*digests, *texts, *lineage.training))
+        and all(type(count) is int for count in counts)
+        and all(map(is_plain_fact, lineage.training.values()))
+    )
 
 
 def digests_to_json(digests: BaseDigests) -> dict[str, str]:

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from loradock.registry.blobs import Blobs
+from loradock.registry.bundle.exporting import Exporter
+from loradock.registry.bundle.importing import Importer
 from loradock.registry.catalog.adapters import Adapters
 from loradock.registry.catalog.aliases import Aliases
 from loradock.registry.catalog.approvals import Approvals
 from loradock.registry.catalog.audit import Audit
 from loradock.registry.catalog.bases import Bases
 from loradock.registry.catalog.database import Database
+from loradock.registry.catalog.evaluation_import import EvaluationImport
 from loradock.registry.catalog.evaluations import Evaluations
 from loradock.registry.catalog.fleet import Fleet
 from loradock.registry.catalog.lineage import LineageReader
@@ -19,6 +22,7 @@ from loradock.registry.catalog.policies import Policies
 from loradock.registry.catalog.reader import SqlCatalogReader
 from loradock.registry.catalog.rollouts import Rollouts
 from loradock.registry.catalog.schema import check_schema, upgrade
+from loradock.registry.diagnosis import Diagnosis
 from loradock.registry.garbage import Collector
 from loradock.registry.integrity import Integrity
 from loradock.registry.limits import Limits
@@ -48,6 +52,18 @@ class Registry:
         self.garbage = Collector(database, store)
         self.integrity = Integrity(database, store)
         self.reader: CatalogReader = SqlCatalogReader(database, self.versions)
+        self.exporter = Exporter(
+            self.versions, self.adapters, self.aliases, self.evaluations, self.reader, self.blobs
+        )
+        self.importer = Importer(
+            self.bases,
+            self.adapters,
+            self.versions,
+            self.aliases,
+            EvaluationImport(database, limits),
+            self.blobs,
+        )
+        self.diagnosis = Diagnosis(database, store, self.audit)
 
     def on_commit(self, callback: Callable[[], None]) -> None:
         """Call after each change that this process committed, on the thread that did it."""

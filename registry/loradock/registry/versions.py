@@ -108,6 +108,12 @@ class Versions(VersionTable):
             return self._database.rehearse(self._committing(candidate, request, create_adapter))
         return self._publish(candidate, content, request, create_adapter)
 
+    def twin(self, project: str, adapter: str, digest: str) -> Version | None:
+        """Give an adapter's version of a digest, a yanked one, too; None if it has none."""
+        with self._database.read() as c:
+            row = find_twin(c, project, adapter, digest)
+            return None if row is None else self.read(c, row)
+
     def manifest(self, version: Version) -> bytes:
         """Give a version's canonical manifest, whose sha256 is the version's digest."""
         return Manifest(

@@ -1,8 +1,9 @@
-"""AdminService: garbage collection, verification and the audit log. What is long is streamed."""
+"""AdminService: what is stored, whether it is well, bundles, the audit log. The long is streamed."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from itertools import islice
 from typing import TypeVar
 
@@ -10,7 +11,9 @@ from loradock.registry.garbage import DEFAULT_GRACE_S
 from loradock.registry.registry import Registry
 from loradock.server import convert_admin as convert
 from loradock.server import names
+from loradock.server.bundles import BundleTransfers
 from loradock.server.call import current_call
+from loradock.server.doctor import Doctor
 from loradock.server.fields import page_size, seconds_of
 from loradock.server.principal import Role
 from loradock.server.threads import Threads
@@ -24,9 +27,11 @@ _BATCH = 50
 class AdminService(grpc_wire.AdminServiceServicer):
     """Looks after what is stored."""
 
-    def __init__(self, registry: Registry, threads: Threads) -> None:
+    def __init__(self, registry: Registry, threads: Threads, doctor: Doctor) -> None:
         self._registry = registry
         self._threads = threads
+        self._doctor = doctor
+        self._bundles = BundleTransfers(registry, threads)
 
     async def CollectGarbage(
         self, request: wire.CollectGarbageRequest, context: object
@@ -55,6 +60,27 @@ class AdminService(grpc_wire.AdminServiceServicer):
         pages = await self._threads.run(self._registry.integrity.verify)
         while found := await self._threads.run(_next, pages, 1):
             yield convert.verified(found[0])
+
+    async def Diagnose(
+        self, request: wire.DiagnoseRequest, context: object
+    ) -> wire.DiagnoseResponse:
+        """Look at what this server stands on."""
+        names.project_of(request.parent, Role.OPERATE)
+        findings = await self._threads.run(self._doctor.findings)
+        return convert.diagnosis(findings, datetime.now(UTC))
+
+    async def ExportBundle(
+        self, request: wire.ExportBundleRequest, context: object
+    ) -> AsyncIterator[wire.ExportBundleResponse]:
+        """Stream versions with all that they need."""
+        async for piece in self._bundles.give(request):
+            yield piece
+
+    async def ImportBundle(
+        self, request_iterator: AsyncIterator[wire.ImportBundleRequest], context: object
+    ) -> wire.ImportBundleResponse:
+        """Take in what another registry exported."""
+        return await self._bundles.take(request_iterator)
 
     async def ListAuditEvents(
         self, request: wire.ListAuditEventsRequest, context: object

@@ -18,6 +18,7 @@ from loradock.server.admin_service import AdminService
 from loradock.server.alias_service import AliasService
 from loradock.server.blobs import BlobTransfers
 from loradock.server.config import Config
+from loradock.server.doctor import Doctor
 from loradock.server.evaluation_service import EvaluationService
 from loradock.server.follow_wait import FollowWait
 from loradock.server.gate import Gate
@@ -204,7 +205,7 @@ def _services(
         )
     }
     if config.has_role("registry"):
-        services |= _registry_services(registry, threads)
+        services |= _registry_services(registry, threads, Doctor(config, registry, base))
     if inference is not None:
         services["loradock.v1.InferenceService"] = partial(
             inference_service_pb2_grpc.add_InferenceServiceServicer_to_server, inference.service
@@ -212,7 +213,9 @@ def _services(
     return services
 
 
-def _registry_services(registry: Registry, threads: Threads) -> dict[str, Register]:
+def _registry_services(
+    registry: Registry, threads: Threads, doctor: Doctor
+) -> dict[str, Register]:
     transfers = BlobTransfers(registry, threads)
     return {
         "loradock.v1.RegistryService": partial(
@@ -221,7 +224,7 @@ def _registry_services(registry: Registry, threads: Threads) -> dict[str, Regist
         ),
         "loradock.v1.AdminService": partial(
             admin_service_pb2_grpc.add_AdminServiceServicer_to_server,
-            AdminService(registry, threads),
+            AdminService(registry, threads, doctor),
         ),
         "loradock.v1.AliasService": partial(
             alias_service_pb2_grpc.add_AliasServiceServicer_to_server,

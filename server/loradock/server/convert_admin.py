@@ -1,9 +1,15 @@
-"""Garbage, damage and audit events to messages."""
+"""Garbage, damage, findings and audit events to messages."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.metadata import version as release_of
+
 from loradock.registry import garbage as garbage_nouns
 from loradock.registry import integrity as integrity_nouns
+from loradock.registry.bundle.importing import Imported
+from loradock.registry.diagnosis import Finding, Level
 from loradock.registry.resources import AuditEvent, AuditReport
 from loradock.server.convert_registry import timestamp
 from loradock.v1 import admin_service_pb2 as wire
@@ -20,6 +26,48 @@ _DAMAGE = {
     integrity_nouns.DamageKind.ORPHAN: wire.DAMAGE_KIND_ORPHAN,
     integrity_nouns.DamageKind.STRANGER: wire.DAMAGE_KIND_STRANGER,
 }
+
+
+_LEVEL = {
+    Level.OK: wire.FINDING_LEVEL_OK,
+    Level.WARN: wire.FINDING_LEVEL_WARN,
+    Level.FAIL: wire.FINDING_LEVEL_FAIL,
+}
+
+
+def diagnosis(findings: Sequence[Finding], at: datetime) -> wire.DiagnoseResponse:
+    """Write what a look at a server came to."""
+    return wire.DiagnoseResponse(
+        findings=[
+            wire.Finding(
+                subject=finding.subject,
+                level=_LEVEL[finding.level],
+                message=finding.message,
+                facts=finding.facts,
+            )
+            for finding in findings
+        ],
+        at=timestamp(at),
+        release=release_of("loradock"),
+    )
+
+
+def imported(noun: Imported) -> wire.ImportBundleResponse:
+    """Write what an import did."""
+    return wire.ImportBundleResponse(
+        versions=[
+            wire.ImportedVersion(
+                digest=version.digest,
+                source=version.source,
+                reference=version.reference,
+                created=version.created,
+            )
+            for version in noun.versions
+        ],
+        base_models=noun.base_models,
+        num_evaluations=noun.num_evaluations,
+        aliases=noun.aliases,
+    )
 
 
 def garbage(noun: garbage_nouns.Garbage) -> wire.Garbage:

@@ -3,23 +3,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+from loradock.client._blocking import in_place
 from loradock.client._names import project_name
 from loradock.client._policy import deadline_s
 from loradock.client._sync.calls import Calls
+from loradock.client._transfer import OnProgress, WholeFile, bundle_messages
 from loradock.client._values.admin import (
     AuditEvent,
     AuditHead,
     AuditReport,
+    Diagnosis,
     Garbage,
+    Imported,
     Verification,
 )
 from loradock.client._wire.admin import (
     audit_event_of,
     audit_head_message,
     audit_report_of,
+    diagnosis_of,
     garbage_of,
+    imported_of,
     verification_of,
 )
 from loradock.client._wire.built import built
@@ -63,6 +71,61 @@ class Admin:
         )
         for answer in answers:
             yield verification_of(answer)
+
+    def diagnose(self) -> Diagnosis:
+        """Let the server look at its catalog, store, disks, clock, base, cache and audit log."""
+        request = built(wire.DiagnoseRequest, parent=project_name(self._calls.project))
+        return diagnosis_of(self._calls.unary(self._stub.Diagnose, request))
+
+    def export_bundle(
+        self,
+        file: str | os.PathLike[str],
+        references: Sequence[str] = (),
+        *,
+        adapters: Sequence[str] = (),
+        with_aliases: bool = False,
+        progress: OnProgress | None = None,
+    ) -> int:
+        """Write versions, and all that they need, into one file; give its size.
+
+        `adapters` are exported with all their versions. The file appears when it is whole.
+        """
+        request = built(
+            wire.ExportBundleRequest,
+            parent=project_name(self._calls.project),
+            references=references,
+            adapters=adapters,
+            with_aliases=with_aliases,
+        )
+        timeout_s = deadline_s("ExportBundle")
+        with WholeFile(Path(file), progress) as whole:
+            for answer in self._calls.download(
+                self._stub.ExportBundle, request, timeout_s=timeout_s
+            ):
+                whole.write(answer.chunk)
+            return in_place(whole.accept)
+
+    def import_bundle(
+        self,
+        file: str | os.PathLike[str],
+        *,
+        with_aliases: bool = False,
+        dry_run: bool = False,
+        progress: OnProgress | None = None,
+    ) -> Imported:
+        """Publish what an exported file holds. The same again changes nothing."""
+        header = built(
+            wire.ImportBundleHeader,
+            parent=project_name(self._calls.project),
+            with_aliases=with_aliases,
+            validate_only=dry_run,
+        )
+        answer = self._calls.upload(
+            self._stub.ImportBundle,
+            bundle_messages(header, Path(file), progress),
+            timeout_s=deadline_s("ImportBundle"),
+        )
+        return imported_of(answer)
 
     def audit_events(self, *, page_size: int = 0) -> Iterator[AuditEvent]:
         """List what was done in the project, the newest first. Needs no more than to view."""

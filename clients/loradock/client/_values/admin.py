@@ -56,6 +56,54 @@ class Verification:
     damages: tuple[Damage, ...]
 
 
+class FindingLevel(enum.Enum):
+    """What a finding calls for."""
+
+    UNSPECIFIED = "unspecified"
+    OK = "ok"
+    WARN = "warn"  # it works, and somebody should know
+    FAIL = "fail"  # it does not work, or soon won't
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a look at one thing came to."""
+
+    subject: str  # "catalog", "store", …
+    level: FindingLevel
+    message: str
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What a server found when it looked at all that it stands on."""
+
+    findings: tuple[Finding, ...]
+    at: datetime | None  # the server's clock
+    release: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedVersion:
+    """A version of a bundle, and what it is here."""
+
+    digest: str
+    source: str  # "support-triage@7", where it comes from
+    reference: str  # here; empty if nothing was published
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import did, or would do."""
+
+    versions: tuple[ImportedVersion, ...]
+    base_models: tuple[str, ...]  # made known here
+    num_evaluations: int  # not here before
+    aliases: tuple[str, ...]  # moved
+
+
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
     """Who did what, when and why. It can't be changed."""

@@ -28,6 +28,36 @@ def _damage_of(message: wire.Damage) -> values.Damage:
     return values.Damage(kind, message.name, message.detail, tuple(message.referrers))
 
 
+def diagnosis_of(message: wire.DiagnoseResponse) -> values.Diagnosis:
+    """Read what a server found."""
+    return values.Diagnosis(
+        findings=tuple(
+            values.Finding(
+                finding.subject,
+                enum_of(values.FindingLevel, wire.FindingLevel, finding.level, "FINDING_LEVEL_"),
+                finding.message,
+                dict(sorted(finding.facts.items())),
+            )
+            for finding in message.findings
+        ),
+        at=time_of(message, "at"),
+        release=message.release,
+    )
+
+
+def imported_of(message: wire.ImportBundleResponse) -> values.Imported:
+    """Read what an import did."""
+    return values.Imported(
+        versions=tuple(
+            values.ImportedVersion(v.digest, v.source, v.reference, v.created)
+            for v in message.versions
+        ),
+        base_models=tuple(message.base_models),
+        num_evaluations=message.num_evaluations,
+        aliases=tuple(message.aliases),
+    )
+
+
 def audit_event_of(message: wire.AuditEvent) -> values.AuditEvent:
     """Read what was done."""
     return values.AuditEvent(

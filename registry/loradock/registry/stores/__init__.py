@@ -24,6 +24,7 @@ class Capabilities:
     conditional_put: bool  # a second write of a key is refused, not silently done
     conditional_multipart: bool
     verifies_checksums: bool  # a write with a wrong sha256 is refused
+    multipart: bool = True  # large blobs can go up in parts
 
 
 class BlobStore(Protocol):
@@ -60,8 +61,16 @@ class BlobStore(Protocol):
     def discard(self, leftover: StoredObject) -> bool:
         """Take a leftover away; False if somebody writes it by now."""
 
-    def probe(self) -> Capabilities:
-        """Find out what the store can do; the first answer is kept."""
+    @property
+    def where(self) -> str:
+        """What people call the place: no secret is in it."""
+
+    @property
+    def disk(self) -> Path | None:
+        """The folder on this host; None if the bytes are elsewhere."""
+
+    def probe(self, *, again: bool = False) -> Capabilities:
+        """Find out what the store can do; the answer is kept until it is asked for again."""
 
     def close(self) -> None:
         """Give connections back."""

@@ -72,7 +72,15 @@ class FolderBlobStore:
     def discard(self, leftover: StoredObject) -> bool:
         return self._spool.discard(leftover)
 
-    def probe(self) -> Capabilities:
+    @property
+    def where(self) -> str:
+        return f"folder {self._root}"
+
+    @property
+    def disk(self) -> Path | None:
+        return self._root
+
+    def probe(self, *, again: bool = False) -> Capabilities:
         return Capabilities(
             conditional_put=True, conditional_multipart=True, verifies_checksums=False
         )

@@ -26,24 +26,26 @@ def probe(client: S3Client, bucket: str, prefix: str) -> Capabilities:
             conditional_put=_holds(
                 lambda: client.put_object(Bucket=bucket, Key=key, Body=b"second", IfNoneMatch="*")
             ),
-            conditional_multipart=_holds(lambda: _multipart(client, target)),
+            conditional_multipart=_holds(lambda: _multipart(client, target, IfNoneMatch="*")),
             verifies_checksums=_refused(
                 lambda: client.put_object(
                     Bucket=bucket, Key=key, Body=b"third", ChecksumSHA256=_sha256(b"other")
                 )
             ),
+            multipart=not _refused(lambda: _multipart(client, target)),
         )
     finally:
         client.delete_object(Bucket=bucket, Key=key)
 
 
-def _multipart(client: S3Client, target: Mapping[str, str]) -> None:
+def _multipart(client: S3Client, target: Mapping[str, str], **condition: str) -> None:
     where: Any = target
+    given: Any = condition
     upload: Any = {**target, "UploadId": client.create_multipart_upload(**where)["UploadId"]}
     try:
         part = client.upload_part(**upload, PartNumber=1, Body=b"part")
         parts: Any = {"Parts": [{"ETag": part["ETag"], "PartNumber": 1}]}
-        client.complete_multipart_upload(**upload, MultipartUpload=parts, IfNoneMatch="*")
+        client.complete_multipart_upload(**upload, MultipartUpload=parts, **given)
     except ClientError:
         client.abort_multipart_upload(**upload)
         raise

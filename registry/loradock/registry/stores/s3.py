@@ -178,8 +178,17 @@ class S3BlobStore:
                     raise
         return True
 
-    def probe(self) -> Capabilities:
-        if self._capabilities is None:
+    @property
+    def where(self) -> str:
+        endpoint = self._client.meta.endpoint_url
+        return f"bucket {self._bucket}/{self._prefix} at {endpoint}"
+
+    @property
+    def disk(self) -> Path | None:
+        return None
+
+    def probe(self, *, again: bool = False) -> Capabilities:
+        if self._capabilities is None or again:
             with _store_errors("probe"):
                 self._capabilities = probe(self._client, self._bucket, self._prefix)
         return self._capabilities
