@@ -147,7 +147,7 @@ def _interleaved(base: Path, dtype: str, repeats: int) -> Iterator[Reading]:
 
 def _median(readings: Sequence[Reading]) -> Reading:
     def middle(name: str) -> float:
-        return statistics.median(getattr(reading, name) for reading in readings)
+        return statistics.median(float(getattr(reading, name)) for reading in readings)
 
     names = ("largest_gap_ms", "median_gap_ms", "first_token_s", "tokens_per_s")
     return Reading(readings[0].cap, *map(middle, names))
