@@ -11,13 +11,15 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 
 from loradock.registry.catalog import sweep
 from loradock.registry.catalog.database import Database
 from loradock.registry.catalog.journal import Deed, record_deed
+from loradock.registry.catalog.retention import Retention, check_retention, expired
 from loradock.registry.catalog.types import now
-from loradock.registry.errors import InvalidArgument
+from loradock.registry.catalog.versions import VersionTable
+from loradock.registry.errors import InvalidArgument, NotFound, StillReferenced
 from loradock.registry.names import check_name, check_text
 from loradock.registry.stores import BlobStore, StoredObject
 
@@ -33,6 +35,7 @@ class GarbageKind(enum.Enum):
     POSSESSION = "possession"  # a project's claim to bytes that only other projects' versions have
     ORPHAN = "orphan"  # bytes that the catalog never heard of
     UNFINISHED = "unfinished"  # a write that was begun and never ended
+    VERSION = "version"  # one that the retention does not keep; its bytes go with a later run
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Garbage:
     """One thing that was, or would be, taken away."""
 
     kind: GarbageKind
-    name: str  # a digest, "project/digest", or a key of the store
+    name: str  # a digest, "project/digest", a key of the store, or "adapter@number"
     size_bytes: int  # that are free afterwards
 
 
@@ -50,36 +53,48 @@ _Finding = tuple[Garbage, Callable[[], bool]]  # and what takes it away, if it s
 class Collector:
     """Takes garbage away. Several may run at once; each thing goes once."""
 
-    def __init__(self, database: Database, store: BlobStore) -> None:
+    def __init__(self, database: Database, store: BlobStore, versions: VersionTable) -> None:
         self._database = database
         self._store = store
+        self._versions = versions
 
     def collect(
-        self, project: str, *, grace_s: float = DEFAULT_GRACE_S, dry_run: bool = False, by: str
+        self,
+        project: str,
+        *,
+        grace_s: float = DEFAULT_GRACE_S,
+        retention: Retention | None = None,
+        dry_run: bool = False,
+        by: str,
     ) -> Generator[Garbage, None, None]:
         """Take away what has been garbage for longer than the grace, and tell it; lazily.
 
-        A dry run tells the same and takes nothing. The bytes are those of all projects; the deed
-        goes to the audit log of the one that asked. Closed early, it has taken what it told.
+        With a retention, delete the project's versions that it does not keep, too. A dry run tells
+        the same and takes nothing. The bytes are those of all projects; the deed goes to the audit
+        log of the one that asked. Closed early, it has taken what it told.
         """
         check_name("project", project)
         check_text("by", by, 256)
         if not 0 <= grace_s <= MAX_GRACE_S:
             raise InvalidArgument("grace", f"{grace_s} s is not in 0..{MAX_GRACE_S:.0f}")
-        return self._collect(project, now() - timedelta(seconds=grace_s), dry_run, by)
+        found = self._found(now() - timedelta(seconds=grace_s))
+        if retention is not None:
+            check_retention(retention)
+            found = chain(found, self._expired(project, retention, by))
+        since = f"what was garbage before {(now() - timedelta(seconds=grace_s)).isoformat()}"
+        return self._collect(project, found, since, dry_run, by)
 
     def _collect(
-        self, project: str, before: datetime, dry_run: bool, by: str
+        self, project: str, found: Iterator[_Finding], since: str, dry_run: bool, by: str
     ) -> Generator[Garbage, None, None]:
         count, size_bytes = 0, 0
         try:
-            for garbage, take in self._found(before):
+            for garbage, take in found:
                 if dry_run or take():
                     count, size_bytes = count + 1, size_bytes + garbage.size_bytes
                     yield garbage
         finally:
             if count and not dry_run:
-                since = f"what was garbage before {before.isoformat()}"
                 details = {"count": str(count), "size_bytes": str(size_bytes)}
                 deed = Deed(project, by, "gc.collect", "blobs", since, details)
                 self._database.write(lambda c: record_deed(c, deed), nudge=False)
@@ -99,6 +114,19 @@ class Collector:
         for left in self._store.leftovers(before):
             garbage = Garbage(GarbageKind.UNFINISHED, left.key, left.size_bytes)
             yield garbage, partial(self._store.discard, left)
+
+    def _expired(self, project: str, retention: Retention, by: str) -> Iterator[_Finding]:
+        """Find versions to delete: all before the first goes, so that a dry run finds the same."""
+        reason = f"retention: {retention}"
+        for adapter, number in expired(self._database, project, retention):
+            garbage = Garbage(GarbageKind.VERSION, f"{adapter}@{number}", 0)
+            yield garbage, partial(self._delete, project, adapter, number, reason, by)
+
+    def _delete(self, project: str, adapter: str, number: int, reason: str, by: str) -> bool:
+        try:
+            return self._versions.delete(project, adapter, number, reason=reason, by=by)
+        except (StillReferenced, NotFound):  # somebody came to need it meanwhile, or was faster
+            return False
 
 
 def strangers(database: Database, store: BlobStore, before: datetime) -> Iterator[StoredObject]:

@@ -120,7 +120,7 @@ def _is_well_typed(manifest: Manifest) -> bool:
         manifest.lineage,
     )
     decoding = profile.decoding
-    digests = [base.structural, base.weights, base.tokenizer, *lineage.parents]
+    digests = [base.structural, base.weights, base.tokenizer, *lineage.versions]
     digests += [delta.weights.digest, delta.config.digest, *(d.digest for d in lineage.datasets)]
     texts = [*profile.labels, *decoding.stop, *(d.name for d in lineage.datasets)]
     texts += [text for text in (profile.template, profile.system) if text is not None]
@@ -191,6 +191,8 @@ def lineage_to_json(lineage: Lineage) -> dict[str, object]:
         "parents": sorted(set(lineage.parents)) or None,
         "datasets": [{"digest": digest, "name": name} for digest, name in datasets] or None,
         "training": dict(lineage.training) or None,
+        "merge_of": sorted(set(lineage.merge_of)) or None,
+        "distilled_from": sorted(set(lineage.distilled_from)) or None,
     }
     return _set_only(fields)
 
@@ -201,6 +203,8 @@ def lineage_from_json(document: Mapping[str, Any]) -> Lineage:
         parents=tuple(document.get("parents", ())),
         datasets=tuple(Dataset(d["name"], d["digest"]) for d in document.get("datasets", ())),
         training=dict(document.get("training", {})),
+        merge_of=tuple(document.get("merge_of", ())),
+        distilled_from=tuple(document.get("distilled_from", ())),
     )
 
 

@@ -37,11 +37,17 @@ def check_lineage(lineage: Lineage, limits: Limits) -> list[Problem]:
     """Everything that is wrong with a lineage, apart from whether its parents exist."""
     problems = [
         *_count_problems("lineage.parents", lineage.parents, limits.max_parents),
+        *_count_problems("lineage.merge_of", lineage.merge_of, limits.max_parents),
+        *_count_problems("lineage.distilled_from", lineage.distilled_from, limits.max_parents),
         *_count_problems("lineage.datasets", lineage.datasets, limits.max_datasets),
         *_count_problems("lineage.training", list(lineage.training), limits.max_training_facts),
     ]
     for parent in lineage.parents:
         problems += _digest_problems("lineage.parents", parent)
+    for merged in lineage.merge_of:
+        problems += _digest_problems("lineage.merge_of", merged)
+    for teacher in lineage.distilled_from:
+        problems += _digest_problems("lineage.distilled_from", teacher)
     for dataset in lineage.datasets:
         problems += _digest_problems("lineage.datasets", dataset.digest)
         problems += _text_problems("lineage.datasets", dataset.name, 256)

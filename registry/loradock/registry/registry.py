@@ -49,7 +49,7 @@ class Registry:
         self.lineage = LineageReader(database)
         self.fleet = Fleet(database)
         self.audit = Audit(database)
-        self.garbage = Collector(database, store)
+        self.garbage = Collector(database, store, self.versions)
         self.integrity = Integrity(database, store)
         self.reader: CatalogReader = SqlCatalogReader(database, self.versions)
         self.exporter = Exporter(

@@ -120,9 +120,16 @@ class Dataset:
 class Lineage:
     """Where a version came from, as its publisher says. Part of its identity."""
 
-    parents: tuple[str, ...] = ()  # digests of versions of the same project
+    parents: tuple[str, ...] = ()  # digests of versions of the same project, as the next two
     datasets: tuple[Dataset, ...] = ()
     training: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    merge_of: tuple[str, ...] = ()  # whose weights were merged into this
+    distilled_from: tuple[str, ...] = ()  # whose answers it was trained on
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Every version that this one came from, each once."""
+        return tuple(dict.fromkeys((*self.parents, *self.merge_of, *self.distilled_from)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +300,8 @@ class EdgeKind(enum.Enum):
     PARENT = "parent"
     DATASET = "dataset"
     TRAINING = "training"
+    MERGE_OF = "merge-of"
+    DISTILLED_FROM = "distilled-from"
 
 
 @dataclass(frozen=True, slots=True)

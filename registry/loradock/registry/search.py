@@ -32,3 +32,4 @@ class Filter:
     tag: str = ""
     text: str = ""
     metric: MetricFilter | None = None
+    derived_from: str = ""  # the digest of a dataset, a version, or a base's identity

@@ -84,7 +84,7 @@ class Versions(VersionTable):
         known_base = self._promised_base(base, base_digests)
         problems = [*check_profile(profile, self._limits), *check_lineage(lineage, self._limits)]
         if problems:
-            lineage = dataclasses.replace(lineage, training={}, parents=(), datasets=())
+            lineage = Lineage()
             profile = Profile()
         self._check_delta(project, delta)
         manifest = Manifest(known_base.digests, delta, profile, _canonical(lineage))
@@ -151,7 +151,7 @@ class Versions(VersionTable):
     def _admit(
         self, project: str, base: BaseModel, manifest: Manifest, problems: list[Problem]
     ) -> tuple[LoraModule, ...]:
-        parents = manifest.lineage.parents
+        parents = manifest.lineage.versions
         with self._database.read() as c:
             unknown = find_unknown_parents(c, project, parents)
         problems += parent_problems(unknown)

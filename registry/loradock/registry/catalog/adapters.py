@@ -78,15 +78,16 @@ class Adapters:
         tag: str = "",
         text: str = "",
         metric: MetricFilter | None = None,
+        derived_from: str = "",
         page_size: int = 50,
         page_token: str = "",
     ) -> Page[Adapter]:
         """List adapters by name, those that the filters let through."""
         check_name("project", project)
-        filter = Filter(base, tag, text, metric)
+        filter = Filter(base, tag, text, metric, derived_from)
         check_filter(filter)
         request = page_request(str, ["adapters", project, filter], page_size, page_token)
-        query = _of_project(project).where(*adapter_conditions(filter))
+        query = _of_project(project).where(*adapter_conditions(project, filter))
         with self._database.read() as c:
             rows, token = fetch_page(c, query, request, adapters.c.name)
             tags = _tags(c, [row.id for row in rows])

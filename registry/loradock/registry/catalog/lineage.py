@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import CTE, Connection, literal, select
+from sqlalchemy import CTE, Connection, Select, literal, select
 
+from loradock.registry.affected import Affected
+from loradock.registry.catalog.affected import find_affected
 from loradock.registry.catalog.bases import id_of
 from loradock.registry.catalog.database import Database
 from loradock.registry.catalog.tables import (
@@ -52,6 +55,21 @@ class LineageReader:
             raise NotFound("lineage node", node_id)
         return LineageGraph(root, nodes, edges)
 
+    def affected(self, project: str, node_id: str) -> Affected:
+        """Tell what came of a node, and where that is live: aliases, rollback windows, servers."""
+        check_name("project", project)
+        with self._database.read() as c:
+            root = _root(c, node_id)
+            mine = (lineage_nodes.c.project == project) & (lineage_nodes.c.id == root)
+            if c.execute(select(lineage_nodes.c.id).where(mine)).one_or_none() is None:
+                raise NotFound("lineage node", node_id)
+            return find_affected(c, project, root, versions_below(project, root))
+
+
+def versions_below(project: str, root: str) -> Select[Any]:
+    """Select the digests of what came of a node, and the node itself, by one recursive query."""
+    return select(_reached(project, root, False, MAX_DEPTH).c.id)
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -80,8 +98,13 @@ def record_lineage(c: Connection, origin: Origin) -> None:
 def _parents(origin: Origin) -> Iterable[tuple[EdgeKind, LineageNode]]:
     base = LineageNode(NodeKind.BASE, base_identity(origin.base.digests), origin.base.name)
     yield EdgeKind.BASE, base
-    for parent in origin.lineage.parents:
-        yield EdgeKind.PARENT, LineageNode(NodeKind.VERSION, parent, parent)
+    for kind, digests in (
+        (EdgeKind.PARENT, origin.lineage.parents),
+        (EdgeKind.MERGE_OF, origin.lineage.merge_of),
+        (EdgeKind.DISTILLED_FROM, origin.lineage.distilled_from),
+    ):
+        for digest in digests:
+            yield kind, LineageNode(NodeKind.VERSION, digest, digest)
     for dataset in origin.lineage.datasets:
         yield EdgeKind.DATASET, LineageNode(NodeKind.DATASET, dataset.digest, dataset.name)
     if origin.lineage.training:
@@ -92,19 +115,19 @@ def _parents(origin: Origin) -> Iterable[tuple[EdgeKind, LineageNode]]:
 
 def _check_acyclic(c: Connection, origin: Origin) -> None:
     # A child's digest covers its parents', so a cycle would be a fixed point of sha256.
-    above = {edge.parent for edge in _above(c, origin)} | set(origin.lineage.parents)
+    above = {edge.parent for edge in _above(c, origin)} | set(origin.lineage.versions)
     if origin.digest in above:
-        raise InvalidArgument("lineage.parents", "would make a version its own ancestor")
+        raise InvalidArgument("lineage", "would make a version its own ancestor")
 
 
 def _above(c: Connection, origin: Origin) -> list[LineageEdge]:
     known = select(lineage_nodes.c.id).where(
         lineage_nodes.c.project == origin.project, lineage_nodes.c.id == origin.digest
     )
-    if not origin.lineage.parents or c.execute(known).one_or_none() is None:
+    if not origin.lineage.versions or c.execute(known).one_or_none() is None:
         return []
     edges: list[LineageEdge] = []
-    for parent in origin.lineage.parents:
+    for parent in origin.lineage.versions:
         edges += _walk(c, origin.project, parent, True, MAX_DEPTH)
     return edges
 

@@ -72,7 +72,7 @@ def find_unknown_parents(
 def parent_problems(unknown: list[str]) -> list[Problem]:
     """Say of each parent that it isn't known."""
     return [
-        Problem("lineage.parents", "PARENT_UNKNOWN", f"the project has no version {parent}")
+        Problem("lineage", "PARENT_UNKNOWN", f"the project has no version {parent}")
         for parent in unknown
     ]
 
@@ -97,7 +97,7 @@ def publish(
 
 def _insert(c: Connection, candidate: Candidate) -> AnyRow:
     project, adapter, digest = candidate.project, candidate.adapter, candidate.digest
-    parents = candidate.manifest.lineage.parents
+    parents = candidate.manifest.lineage.versions
     if gone := find_unknown_parents(c, project, parents, keep=True):
         raise NotAdmitted(parent_problems(gone))
     _keep_blobs(c, candidate)

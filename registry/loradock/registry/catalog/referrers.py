@@ -24,6 +24,12 @@ from loradock.registry.catalog.types import now
 from loradock.registry.resources import EdgeKind, VersionState
 
 
+# How a version comes from another.
+_DESCENT = tuple(
+    kind.value for kind in (EdgeKind.PARENT, EdgeKind.MERGE_OF, EdgeKind.DISTILLED_FROM)
+)
+
+
 def referrers_of(c: Connection, project: str, row: AnyRow) -> list[str]:
     """Name everything that points at a version."""
     return [
@@ -115,8 +121,9 @@ def _children(c: Connection, project: str, row: AnyRow) -> list[str]:
             versions.c.state != VersionState.DELETED.value,
             lineage_edges.c.project == project,
             lineage_edges.c.parent == row.digest,
-            lineage_edges.c.kind == EdgeKind.PARENT.value,
+            lineage_edges.c.kind.in_(_DESCENT),
         )
+        .distinct()
         .order_by(adapters.c.name, versions.c.number)
         .limit(20)
     )

@@ -101,30 +101,31 @@ class VersionTable:
         tag: str = "",
         metric: MetricFilter | None = None,
         text: str = "",
+        derived_from: str = "",
         page_size: int = 50,
         page_token: str = "",
     ) -> Page[Version]:
         """List ready versions over all of a project's adapters, newest first."""
         check_name("project", project)
-        filter = Filter(base, tag, text, metric)
+        filter = Filter(base, tag, text, metric, derived_from)
         check_filter(filter)
         request = page_request(int, ["search", project, filter], page_size, page_token)
-        query = all_versions(project).where(is_ready(), *version_conditions(filter))
+        query = all_versions(project).where(is_ready(), *version_conditions(project, filter))
         with self._database.read() as c:
             rows, token = fetch_page(c, query, request, versions.c.id, newest_first=True)
             return page(rows, token, lambda row: self.read(c, row))
 
     def yank(self, project: str, adapter: str, number: int, *, reason: str, by: str) -> Version:
         """Make a version unresolvable; aliases that point at it stop resolving."""
-        return self._move(project, adapter, number, VersionState.YANKED, reason, by)
+        return self._move(project, adapter, number, VersionState.YANKED, reason, by)[0]
 
     def unyank(self, project: str, adapter: str, number: int, *, reason: str, by: str) -> Version:
         """Make a yanked version resolvable again."""
-        return self._move(project, adapter, number, VersionState.READY, reason, by)
+        return self._move(project, adapter, number, VersionState.READY, reason, by)[0]
 
-    def delete(self, project: str, adapter: str, number: int, *, reason: str = "", by: str) -> None:
-        """Leave a tombstone, if nothing refers to the version."""
-        self._move(project, adapter, number, VersionState.DELETED, reason, by)
+    def delete(self, project: str, adapter: str, number: int, *, reason: str = "", by: str) -> bool:
+        """Leave a tombstone, if nothing refers to the version; tell whether there was none yet."""
+        return self._move(project, adapter, number, VersionState.DELETED, reason, by)[1]
 
     def hold(
         self,
@@ -210,24 +211,24 @@ class VersionTable:
 
     def _move(
         self, project: str, adapter: str, number: int, to: VersionState, reason: str, by: str
-    ) -> Version:
+    ) -> tuple[Version, bool]:
         check_name("project", project)
         check_name("adapter", adapter)
         check_number("version_number", number)
         check_text("reason", reason, self._limits.max_text_chars)
         check_text("by", by, 256)
 
-        def work(c: Connection) -> Version:
+        def work(c: Connection) -> tuple[Version, bool]:
             lock_adapter(c, project, adapter)  # as aliases do, so that neither moves past the other
             row = row_by_number(c, project, adapter, number, lock=True)  # as children's births do
-            if row.state != to.value:
+            if moves := row.state != to.value:
                 _check_move(c, project, row, to)
                 _set_state(c, row, to, reason)
                 record_change(c, "version", project, adapter, row.digest)
                 record_deed(c, Deed(project, by, _ACTIONS[to], f"{adapter}@{number}", reason))
             if to is VersionState.YANKED:
                 abort_of_yanked(c, row, by, reason)
-            return self.read(c, row_by_number(c, project, adapter, number))
+            return self.read(c, row_by_number(c, project, adapter, number)), moves
 
         return self._database.write(work)
 
