@@ -10,7 +10,12 @@ import math
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    aclosing,
+    asynccontextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -175,6 +180,13 @@ class Answering:
             progress.adapter_wait_s = lease.waited_s
             yield replace(answered, lease=lease)
 
+    def shadowing(
+        self, answered: Answered, progress: Progress, call: Call
+    ) -> AbstractAsyncContextManager[Answered]:
+        """Hold the candidate of a split that answered through its incumbent."""
+        assert answered.split is not None
+        return self.leased(replace(answered, version=answered.split.candidate), progress, call)
+
     def _note(self, call: Call, chosen: Chosen) -> None:
         call.facts |= {
             "adapter": chosen.version.adapter,
@@ -259,7 +271,9 @@ class Answering:
         self, work: protocol.Work, answered: Answered, progress: Progress, call: Call
     ) -> AsyncGenerator[protocol.RowEvent]:
         progress.submitted_at, call.stage = time.monotonic(), "queue"
-        with self._admission.work(work), self._bridge.row(work, call.interrupt) as row:
+        # A shadow takes no place that a caller could be refused for.
+        place = nullcontext() if answered.arm is Arm.SHADOW else self._admission.work(work)
+        with place, self._bridge.row(work, call.interrupt) as row:
             if answered.lease is not None:
                 answered.lease.rows.append(row.ended)
             async for event in row.events():

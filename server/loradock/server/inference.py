@@ -32,6 +32,7 @@ from loradock.server.override_log import OverrideLog
 from loradock.server.pins import Pin, Pins
 from loradock.server.prompts import Prompts
 from loradock.server.residency import Residencies
+from loradock.server.shadows import Shadows
 from loradock.server.threads import Threads
 from loradock.server.upkeep import Upkeep, WatchedStore
 
@@ -49,6 +50,7 @@ class Inference:
     follower: Follower
     inside: Inside
     service: InferenceService
+    shadows: Shadows
     own_threads: Sequence[Threads]
     registry: Registry
 
@@ -67,6 +69,7 @@ class Inference:
             asyncio.create_task(self.follower.run()),
             asyncio.create_task(self.inside.pulse.run()),
             asyncio.create_task(self.inside.upkeep.run()),
+            asyncio.create_task(self.shadows.run()),
             asyncio.create_task(self.inside.pins.keep(self._bring_in)),
         ]
 
@@ -153,9 +156,12 @@ async def start_inference(
         metrics=metrics,
         arm_traffic=arm_traffic,
     )
+    max_rows = config.max_running_rows
+    shadows = Shadows(engine, answering, arm_traffic, max_rows=max_rows)
     service = InferenceService(
         identity,
         answering,
+        shadows,
         Prompts(tokenizer, text_threads, context_length=engine.base.context_length),
         max_text_bytes=config.max_text_bytes,
     )
@@ -171,7 +177,9 @@ async def start_inference(
         answering.check_base,
     )
     own_threads = (load_threads, text_threads, fetch_threads, probe_threads)
-    return Inference(identity, engine, bridge, follower, inside, service, own_threads, registry)
+    return Inference(
+        identity, engine, bridge, follower, inside, service, shadows, own_threads, registry
+    )
 
 
 def _pin(config: Config, reference: Reference) -> Pin:

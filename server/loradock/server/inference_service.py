@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
+from functools import partial
 
 from loradock.registry.errors import InvalidArgument
 from loradock.server import convert_inference as convert
@@ -12,6 +13,7 @@ from loradock.server.call import Call, current_call
 from loradock.server.identity import Identity
 from loradock.server.progress import Progress
 from loradock.server.prompts import Asked, Prompts
+from loradock.server.shadows import Shadows, num_alike
 from loradock.v1 import inference_service_pb2 as wire
 from loradock.v1 import inference_service_pb2_grpc as grpc_wire
 
@@ -22,10 +24,17 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
     """Decodes, asks, encodes."""
 
     def __init__(
-        self, identity: Identity, answering: Answering, prompts: Prompts, *, max_text_bytes: int
+        self,
+        identity: Identity,
+        answering: Answering,
+        shadows: Shadows,
+        prompts: Prompts,
+        *,
+        max_text_bytes: int,
     ) -> None:
         self._identity = identity
         self._answering = answering
+        self._shadows = shadows
         self._prompts = prompts
         self._max_text_bytes = max_text_bytes
 
@@ -43,6 +52,7 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
         ):
             async for piece in pieces:
                 whole.add(piece)
+        self._shadows.offer(answered, call, partial(self._regenerate, ask, whole))
         return wire.GenerateResponse(
             answerer=convert.answerer(answered, self._identity, call),
             text=whole.text,
@@ -60,12 +70,15 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
         call = current_call()
         target = convert.read_target(request.target, call)
         ask = self._read(request)
+        whole = Piece()
         async with self._admitted(target, request.priority, call) as (answered, progress):
             async with aclosing(await self._pieces(ask, answered, progress, call)) as pieces:
                 answerer = convert.answerer(answered, self._identity, call)
                 yield wire.StreamGenerateResponse(head=wire.StreamHead(answerer=answerer))
                 async for piece in pieces:
+                    whole.add(piece)
                     yield wire.StreamGenerateResponse(delta=_delta(piece))
+            self._shadows.offer(answered, call, partial(self._regenerate, ask, whole))
             yield wire.StreamGenerateResponse(tail=_tail(progress, call))
 
     def _admitted(
@@ -86,6 +99,36 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
         prompt = await self._prompts.tokens(asked, answered.profile)
         return self._answering.generate(answered, progress, prompt, wanted, call)
 
+    async def _regenerate(
+        self,
+        ask: tuple[Asked, Wanted],
+        given: Piece,
+        answered: Answered,
+        progress: Progress,
+        call: Call,
+    ) -> int | None:
+        """Generate as a shadow; give after how many tokens it differs from what was given."""
+        whole = Piece()
+        async with aclosing(await self._pieces(ask, answered, progress, call)) as pieces:
+            async for piece in pieces:
+                whole.add(piece)
+        same = whole.text == given.text
+        return None if same else num_alike(given.token_ids, whole.token_ids)
+
+    async def _rescore(
+        self,
+        ask: tuple[Asked, Sequence[str], bool],
+        best: int,
+        answered: Answered,
+        progress: Progress,
+        call: Call,
+    ) -> int | None:
+        """Score as a shadow; where another continuation is the best, they differ from the start."""
+        asked, texts, end = ask
+        prompt, tokens = await self._prompts.continuations(asked, answered.profile, texts, end=end)
+        scores = await self._answering.score(answered, progress, prompt, tokens, call)
+        return None if _best(scores) == best else 0
+
     async def Score(self, request: wire.ScoreRequest, context: object) -> wire.ScoreResponse:
         """Give the log-likelihood of each continuation."""
         call = current_call()
@@ -101,6 +144,8 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
                 asked, answered.profile, texts, end=False
             )
             scores = await self._answering.score(answered, progress, prompt, tokens, call)
+        again = partial(self._rescore, (asked, texts, False), _best(scores))
+        self._shadows.offer(answered, call, again)
         return wire.ScoreResponse(
             answerer=convert.answerer(answered, self._identity, call),
             scores=[
@@ -130,6 +175,9 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
             )
             scores = await self._answering.score(answered, progress, prompt, tokens, call)
         ranked = _ranked(labels, [sum(score) for score in scores])
+        self._shadows.offer(
+            answered, call, partial(self._rescore, (asked, labels, True), _best(scores))
+        )
         return wire.ClassifyResponse(
             answerer=convert.answerer(answered, self._identity, call),
             label=ranked[0].label,
@@ -168,6 +216,11 @@ def _tail(progress: Progress, call: Call) -> wire.StreamTail:
         usage=convert.usage(progress),
         timings=convert.timings(progress, call),
     )
+
+
+def _best(scores: Sequence[Sequence[float]]) -> int:
+    """Give the place of the likeliest continuation."""
+    return max(range(len(scores)), key=lambda place: sum(scores[place]))
 
 
 def _ranked(labels: tuple[str, ...], logprobs: list[float]) -> list[wire.LabelProbability]:
