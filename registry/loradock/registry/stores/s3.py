@@ -40,6 +40,7 @@ _Arguments: TypeAlias = Any  # of a client's method, spread
 _TAKEN = {"412", "304", "PreconditionFailed", "NotModified"}
 _RACING = {"409", "ConditionalRequestConflict", "OperationAborted"}
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
+_BEYOND_THE_END = {"416", "InvalidRange"}
 _FULL = {"507", "InsufficientStorage", "XMinioStorageFull", "QuotaExceeded"}
 
 
@@ -132,15 +133,19 @@ class S3BlobStore:
     def read(
         self, digest: str, *, offset: int = 0, chunk_bytes: int = CHUNK_BYTES
     ) -> Iterator[bytes]:
-        size = self.size(digest)
-        if size is None:
-            raise NotFound("blob", digest)
-        if offset >= size:
-            return iter(())
+        # One trip: what is far away must not be asked twice before its first byte comes.
+        where: dict[str, Any] = {"Bucket": self._bucket, "Key": self._key(digest)}
+        if offset:
+            where["Range"] = f"bytes={offset}-"
         with _store_errors(digest):
-            answer = self._client.get_object(
-                Bucket=self._bucket, Key=self._key(digest), Range=f"bytes={offset}-"
-            )
+            try:
+                answer = self._client.get_object(**where)
+            except ClientError as error:
+                if _code(error) in _ABSENT:
+                    raise NotFound("blob", digest) from error
+                if _code(error) in _BEYOND_THE_END:
+                    return iter(())
+                raise
         return _chunks(answer["Body"], digest, chunk_bytes)
 
     def delete(self, digest: str) -> None:
