@@ -1,6 +1,7 @@
 """Retention: which versions garbage collection deletes, if it is asked to (R10)."""
 
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -17,6 +18,7 @@ from loradock.registry.errors import (
     VersionYanked,
 )
 from loradock.registry.garbage import Garbage, GarbageKind
+from loradock.registry.policy import Demands
 from loradock.registry.resources import Lineage, VersionState
 
 KEY = ("acme", "triage", "production")
@@ -123,7 +125,9 @@ def test_r10_a_retention_beside_publishes_and_moves_takes_nothing_that_is_needed
     """A publisher, a mover and two collectors at once: what is left is whole, and answers."""
     tiny.publish()
     alias = tiny.point(1)
-    draw = random.Random(5)
+    short = Demands(rollback_window_s=0.0)
+    tiny.registry.policies.set(*KEY, short, expected_revision=0, by="ann")
+    draw, published = random.Random(5), threading.Event()
     errors = (StillReferenced, NotFound, StaleGeneration, VersionYanked)
 
     def publish():
@@ -132,17 +136,18 @@ def test_r10_a_retention_beside_publishes_and_moves_takes_nothing_that_is_needed
             with suppress(NotFound):  # the grace is so short that uploads are collected; send again
                 tiny.publish(seed=seeds[0])
                 seeds.pop(0)
+        published.set()
 
     def move():
         generation = alias.generation
-        for _ in range(20):
+        while not published.wait(0.02):
             newest = tiny.registry.versions.list("acme", "triage", page_size=5).items
             with suppress(*errors):
                 number = draw.choice(newest).number
                 generation = tiny.point(number, generation).generation
 
     def sweep():
-        for _ in range(6):
+        while not published.is_set():
             collect(tiny, keep_last=2, grace_s=0.2)
 
     with ThreadPoolExecutor(4) as pool:

@@ -37,11 +37,13 @@ METHODS = {
 ROLES = {
     Role.VIEW: "GetBaseModel ListBaseModels GetAdapter ListAdapters DownloadBlob GetVersion "
     "ResolveVersion ListVersions SearchVersions GetAlias ListAliases ListAliasHistory "
+    "ListAliasPolicyRevisions ListApprovals ListAffected "
     "GetAliasPolicy CheckAliasPolicy GetEvaluation ListEvaluations GetLineage GetServer GetRollout "
     "ListServers ListAuditEvents",
     Role.PUBLISH: "CreateAdapter UpdateAdapter FindMissingBlobs UploadBlob PublishVersion "
     "RecordEvaluation",
-    Role.PROMOTE: "DeleteAdapter YankVersion UnyankVersion DeleteVersion SetAlias RollbackAlias "
+    Role.PROMOTE: "HoldVersion UnholdVersion ApproveVersion WithdrawApproval "
+    "DeleteAdapter YankVersion UnyankVersion DeleteVersion SetAlias RollbackAlias "
     "DeleteAlias OverrideAlias StartRollout PauseRollout ResumeRollout PromoteRollout AbortRollout",
     Role.INFER: "Generate StreamGenerate Score Classify CountTokens",
     Role.OPERATE: "RegisterBaseModel LoadAdapter UnloadAdapter SetAliasPolicy "
@@ -56,6 +58,8 @@ ADAPTER = "projects/other/adapters/triage"
 ALIAS = f"{ADAPTER}/aliases/production"
 NAMES = {  # by how a method's name ends; the first that fits
     "AliasPolicy": f"{ALIAS}/policy",
+    "AliasPolicyRevisions": f"{ALIAS}/policy",
+    "ApproveVersion": ALIAS,
     "BaseModel": "baseModels/tiny",
     "Adapter": ADAPTER,
     "Version": f"{ADAPTER}/versions/1",

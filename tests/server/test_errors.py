@@ -37,6 +37,7 @@ SAMPLES = [
     registry.VersionYanked("triage@1", "leaks"),
     registry.StillReferenced("triage@1", ["alias production"]),
     registry.NothingToRollBack("production"),
+    registry.AliasProtected("production"),
     registry.EvalGateFailed(
         "triage@1", "triage:production", [GateCheck("s", "m", "MISSING", "was never measured")]
     ),

@@ -36,6 +36,8 @@ class _GarbageKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """Bytes that the catalog never heard of."""
     GARBAGE_KIND_UNFINISHED: _GarbageKind.ValueType  # 4
     """A write that was begun and never ended."""
+    GARBAGE_KIND_VERSION: _GarbageKind.ValueType  # 5
+    """A version that the retention does not keep."""
 
 class GarbageKind(_GarbageKind, metaclass=_GarbageKindEnumTypeWrapper):
     """GarbageKind is what was left over."""
@@ -49,6 +51,8 @@ GARBAGE_KIND_ORPHAN: GarbageKind.ValueType  # 3
 """Bytes that the catalog never heard of."""
 GARBAGE_KIND_UNFINISHED: GarbageKind.ValueType  # 4
 """A write that was begun and never ended."""
+GARBAGE_KIND_VERSION: GarbageKind.ValueType  # 5
+"""A version that the retention does not keep."""
 Global___GarbageKind: typing_extensions.TypeAlias = GarbageKind
 
 class _DamageKind:
@@ -112,6 +116,7 @@ class CollectGarbageRequest(google.protobuf.message.Message):
     PARENT_FIELD_NUMBER: builtins.int
     GRACE_FIELD_NUMBER: builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: builtins.int
+    RETENTION_FIELD_NUMBER: builtins.int
     parent: builtins.str
     """parent is "projects/{project}", whose audit log keeps that it was done."""
     validate_only: builtins.bool
@@ -120,18 +125,54 @@ class CollectGarbageRequest(google.protobuf.message.Message):
     def grace(self) -> google.protobuf.duration_pb2.Duration:
         """grace is for how long something must have been garbage. If absent, a day."""
 
+    @property
+    def retention(self) -> Global___Retention:
+        """retention, if present, lets versions of the project go that it does not keep."""
+
     def __init__(
         self,
         *,
         parent: builtins.str = ...,
         grace: google.protobuf.duration_pb2.Duration | None = ...,
         validate_only: builtins.bool = ...,
+        retention: Global___Retention | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_grace", b"_grace", "grace", b"grace"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_grace", b"_grace", "grace", b"grace", "parent", b"parent", "validate_only", b"validate_only"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_grace", b"_grace", "grace", b"grace", "retention", b"retention"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_grace", b"_grace", "grace", b"grace", "parent", b"parent", "retention", b"retention", "validate_only", b"validate_only"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_grace", b"_grace"]) -> typing.Literal["grace"] | None: ...
 
 Global___CollectGarbageRequest: typing_extensions.TypeAlias = CollectGarbageRequest
+
+@typing.final
+class Retention(google.protobuf.message.Message):
+    """Retention says which versions, ready or yanked, are kept though nothing refers to them: those to
+    which any of what is given applies. The bytes of the others go with a later run.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KEEP_LAST_FIELD_NUMBER: builtins.int
+    KEEP_YOUNGER_FIELD_NUMBER: builtins.int
+    keep_last: builtins.int
+    """keep_last keeps so many ready versions of each adapter."""
+    @property
+    def keep_younger(self) -> google.protobuf.duration_pb2.Duration:
+        """keep_younger keeps what was published so lately."""
+
+    def __init__(
+        self,
+        *,
+        keep_last: builtins.int | None = ...,
+        keep_younger: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_keep_last", b"_keep_last", "_keep_younger", b"_keep_younger", "keep_last", b"keep_last", "keep_younger", b"keep_younger"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_keep_last", b"_keep_last", "_keep_younger", b"_keep_younger", "keep_last", b"keep_last", "keep_younger", b"keep_younger"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_keep_last", b"_keep_last"]) -> typing.Literal["keep_last"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_keep_younger", b"_keep_younger"]) -> typing.Literal["keep_younger"] | None: ...
+
+Global___Retention: typing_extensions.TypeAlias = Retention
 
 @typing.final
 class Garbage(google.protobuf.message.Message):
@@ -144,7 +185,7 @@ class Garbage(google.protobuf.message.Message):
     SIZE_BYTES_FIELD_NUMBER: builtins.int
     kind: Global___GarbageKind.ValueType
     name: builtins.str
-    """name is a digest, "project/digest", or a key of the store."""
+    """name is a digest, "project/digest", a key of the store, or "adapter@number"."""
     size_bytes: builtins.int
     def __init__(
         self,

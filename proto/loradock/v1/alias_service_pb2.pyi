@@ -8,6 +8,7 @@ import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.duration_pb2
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
 import loradock.v1.resources_pb2
@@ -20,6 +21,32 @@ else:
     import typing_extensions
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
+
+class _ComparisonMethod:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ComparisonMethodEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ComparisonMethod.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    COMPARISON_METHOD_UNSPECIFIED: _ComparisonMethod.ValueType  # 0
+    COMPARISON_METHOD_PAIRED: _ComparisonMethod.ValueType  # 1
+    """Both were scored item by item on the same items."""
+    COMPARISON_METHOD_INTERVALS: _ComparisonMethod.ValueType  # 2
+    """Their intervals, as if of two independent samples."""
+    COMPARISON_METHOD_POINTS: _ComparisonMethod.ValueType  # 3
+    """Their values alone: nothing is known of how sure they are."""
+
+class ComparisonMethod(_ComparisonMethod, metaclass=_ComparisonMethodEnumTypeWrapper):
+    """ComparisonMethod is what a comparison with the incumbent rests on."""
+
+COMPARISON_METHOD_UNSPECIFIED: ComparisonMethod.ValueType  # 0
+COMPARISON_METHOD_PAIRED: ComparisonMethod.ValueType  # 1
+"""Both were scored item by item on the same items."""
+COMPARISON_METHOD_INTERVALS: ComparisonMethod.ValueType  # 2
+"""Their intervals, as if of two independent samples."""
+COMPARISON_METHOD_POINTS: ComparisonMethod.ValueType  # 3
+"""Their values alone: nothing is known of how sure they are."""
+Global___ComparisonMethod: typing_extensions.TypeAlias = ComparisonMethod
 
 @typing.final
 class SetAliasRequest(google.protobuf.message.Message):
@@ -403,12 +430,22 @@ class AliasPolicy(google.protobuf.message.Message):
     SET_BY_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
     SET_AT_FIELD_NUMBER: builtins.int
+    NUM_APPROVALS_FIELD_NUMBER: builtins.int
+    PROTECTED_FIELD_NUMBER: builtins.int
     name: builtins.str
     """name is "projects/{project}/adapters/{adapter}/aliases/{alias}/policy"."""
     etag: builtins.str
     """etag and what follows are set by the registry."""
     set_by: builtins.str
     reason: builtins.str
+    num_approvals: builtins.int
+    """num_approvals is how many others than who moves the alias, and than who published the version,
+    have to approve. An approval is as long valid as an evaluation: max_age.
+    """
+    protected: builtins.bool
+    """protected lets only who may set policies move, roll back or delete the alias, or start a
+    rollout of it.
+    """
     @property
     def suites(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SuiteDemand]: ...
     @property
@@ -434,9 +471,11 @@ class AliasPolicy(google.protobuf.message.Message):
         set_by: builtins.str = ...,
         reason: builtins.str = ...,
         set_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        num_approvals: builtins.int = ...,
+        protected: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_max_age", b"_max_age", "_rollback_window", b"_rollback_window", "max_age", b"max_age", "rollback_window", b"rollback_window", "set_at", b"set_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_age", b"_max_age", "_rollback_window", b"_rollback_window", "etag", b"etag", "max_age", b"max_age", "name", b"name", "reason", b"reason", "rollback_window", b"rollback_window", "set_at", b"set_at", "set_by", b"set_by", "suites", b"suites"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_max_age", b"_max_age", "_rollback_window", b"_rollback_window", "etag", b"etag", "max_age", b"max_age", "name", b"name", "num_approvals", b"num_approvals", "protected", b"protected", "reason", b"reason", "rollback_window", b"rollback_window", "set_at", b"set_at", "set_by", b"set_by", "suites", b"suites"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_age", b"_max_age"]) -> typing.Literal["max_age"] | None: ...
     @typing.overload
@@ -499,13 +538,17 @@ class GetAliasPolicyRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     NAME_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
     name: builtins.str
+    revision: builtins.int
+    """revision, if not 0, asks for what was demanded once."""
     def __init__(
         self,
         *,
         name: builtins.str = ...,
+        revision: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "revision", b"revision"]) -> None: ...
 
 Global___GetAliasPolicyRequest: typing_extensions.TypeAlias = GetAliasPolicyRequest
 
@@ -527,6 +570,186 @@ class GetAliasPolicyResponse(google.protobuf.message.Message):
 Global___GetAliasPolicyResponse: typing_extensions.TypeAlias = GetAliasPolicyResponse
 
 @typing.final
+class ListAliasPolicyRevisionsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """name is the policy's."""
+    page_size: builtins.int
+    page_token: builtins.str
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+
+Global___ListAliasPolicyRevisionsRequest: typing_extensions.TypeAlias = ListAliasPolicyRevisionsRequest
+
+@typing.final
+class ListAliasPolicyRevisionsResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POLICIES_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    @property
+    def policies(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___AliasPolicy]: ...
+    def __init__(
+        self,
+        *,
+        policies: collections.abc.Iterable[Global___AliasPolicy] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "policies", b"policies"]) -> None: ...
+
+Global___ListAliasPolicyRevisionsResponse: typing_extensions.TypeAlias = ListAliasPolicyRevisionsResponse
+
+@typing.final
+class Approval(google.protobuf.message.Message):
+    """Approval is somebody's word that a version may become an alias."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_NUMBER_FIELD_NUMBER: builtins.int
+    APPROVER_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    APPROVED_AT_FIELD_NUMBER: builtins.int
+    version_number: builtins.int
+    approver: builtins.str
+    reason: builtins.str
+    @property
+    def approved_at(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        version_number: builtins.int = ...,
+        approver: builtins.str = ...,
+        reason: builtins.str = ...,
+        approved_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["approved_at", b"approved_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["approved_at", b"approved_at", "approver", b"approver", "reason", b"reason", "version_number", b"version_number"]) -> None: ...
+
+Global___Approval: typing_extensions.TypeAlias = Approval
+
+@typing.final
+class ApproveVersionRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    VERSION_NUMBER_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """name is the alias's, which need not exist yet."""
+    version_number: builtins.int
+    reason: builtins.str
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        version_number: builtins.int = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "reason", b"reason", "version_number", b"version_number"]) -> None: ...
+
+Global___ApproveVersionRequest: typing_extensions.TypeAlias = ApproveVersionRequest
+
+@typing.final
+class ApproveVersionResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    APPROVALS_FIELD_NUMBER: builtins.int
+    @property
+    def approvals(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Approval]:
+        """approvals are all that stand."""
+
+    def __init__(
+        self,
+        *,
+        approvals: collections.abc.Iterable[Global___Approval] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["approvals", b"approvals"]) -> None: ...
+
+Global___ApproveVersionResponse: typing_extensions.TypeAlias = ApproveVersionResponse
+
+@typing.final
+class WithdrawApprovalRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    VERSION_NUMBER_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    version_number: builtins.int
+    reason: builtins.str
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        version_number: builtins.int = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "reason", b"reason", "version_number", b"version_number"]) -> None: ...
+
+Global___WithdrawApprovalRequest: typing_extensions.TypeAlias = WithdrawApprovalRequest
+
+@typing.final
+class WithdrawApprovalResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    APPROVALS_FIELD_NUMBER: builtins.int
+    @property
+    def approvals(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Approval]: ...
+    def __init__(
+        self,
+        *,
+        approvals: collections.abc.Iterable[Global___Approval] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["approvals", b"approvals"]) -> None: ...
+
+Global___WithdrawApprovalResponse: typing_extensions.TypeAlias = WithdrawApprovalResponse
+
+@typing.final
+class ListApprovalsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    VERSION_NUMBER_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    version_number: builtins.int
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        version_number: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "version_number", b"version_number"]) -> None: ...
+
+Global___ListApprovalsRequest: typing_extensions.TypeAlias = ListApprovalsRequest
+
+@typing.final
+class ListApprovalsResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    APPROVALS_FIELD_NUMBER: builtins.int
+    @property
+    def approvals(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Approval]: ...
+    def __init__(
+        self,
+        *,
+        approvals: collections.abc.Iterable[Global___Approval] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["approvals", b"approvals"]) -> None: ...
+
+Global___ListApprovalsResponse: typing_extensions.TypeAlias = ListApprovalsResponse
+
+@typing.final
 class CheckAliasPolicyRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -545,6 +768,34 @@ class CheckAliasPolicyRequest(google.protobuf.message.Message):
 Global___CheckAliasPolicyRequest: typing_extensions.TypeAlias = CheckAliasPolicyRequest
 
 @typing.final
+class Comparison(google.protobuf.message.Message):
+    """Comparison says how much better a version is than the incumbent; negative is worse."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: builtins.int
+    DIFFERENCE_FIELD_NUMBER: builtins.int
+    BOUND_FIELD_NUMBER: builtins.int
+    NUM_ITEMS_FIELD_NUMBER: builtins.int
+    method: Global___ComparisonMethod.ValueType
+    difference: builtins.float
+    bound: builtins.float
+    """bound is what the difference is at least, with 95 % confidence; that is held against the margin."""
+    num_items: builtins.int
+    """num_items were paired."""
+    def __init__(
+        self,
+        *,
+        method: Global___ComparisonMethod.ValueType = ...,
+        difference: builtins.float = ...,
+        bound: builtins.float = ...,
+        num_items: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bound", b"bound", "difference", b"difference", "method", b"method", "num_items", b"num_items"]) -> None: ...
+
+Global___Comparison: typing_extensions.TypeAlias = Comparison
+
+@typing.final
 class PolicyCheck(google.protobuf.message.Message):
     """PolicyCheck is one demand, and how the version meets it."""
 
@@ -557,18 +808,25 @@ class PolicyCheck(google.protobuf.message.Message):
     MESSAGE_FIELD_NUMBER: builtins.int
     VALUE_FIELD_NUMBER: builtins.int
     WANTED_FIELD_NUMBER: builtins.int
+    COMPARISON_FIELD_NUMBER: builtins.int
     suite: builtins.str
+    """suite is empty where the approvals are checked."""
     metric: builtins.str
     """metric is empty where the suite demands none."""
     passed: builtins.bool
     code: builtins.str
     """code is PASSED, MISSING, OTHER_BASE, OTHER_DATASET, TOO_OLD, METRIC_MISSING,
-    DIRECTION_DIFFERS, THRESHOLD_MISSED, WORSE_THAN_INCUMBENT or INCUMBENT_NOT_MEASURED.
+    DIRECTION_DIFFERS, THRESHOLD_MISSED, WORSE_THAN_INCUMBENT, INCUMBENT_NOT_MEASURED or
+    APPROVALS_MISSING.
     """
     message: builtins.str
     value: builtins.float
     wanted: builtins.float
     """wanted is the threshold, or the least that the incumbent and the margin leave."""
+    @property
+    def comparison(self) -> Global___Comparison:
+        """comparison is present where the version was compared with the incumbent."""
+
     def __init__(
         self,
         *,
@@ -579,9 +837,10 @@ class PolicyCheck(google.protobuf.message.Message):
         message: builtins.str = ...,
         value: builtins.float | None = ...,
         wanted: builtins.float | None = ...,
+        comparison: Global___Comparison | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_value", b"_value", "_wanted", b"_wanted", "value", b"value", "wanted", b"wanted"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_value", b"_value", "_wanted", b"_wanted", "code", b"code", "message", b"message", "metric", b"metric", "passed", b"passed", "suite", b"suite", "value", b"value", "wanted", b"wanted"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_value", b"_value", "_wanted", b"_wanted", "comparison", b"comparison", "value", b"value", "wanted", b"wanted"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_value", b"_value", "_wanted", b"_wanted", "code", b"code", "comparison", b"comparison", "message", b"message", "metric", b"metric", "passed", b"passed", "suite", b"suite", "value", b"value", "wanted", b"wanted"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_value", b"_value"]) -> typing.Literal["value"] | None: ...
     @typing.overload

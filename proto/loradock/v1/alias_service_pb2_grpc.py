@@ -75,6 +75,26 @@ class AliasServiceStub(object):
                 request_serializer=loradock_dot_v1_dot_alias__service__pb2.GetAliasPolicyRequest.SerializeToString,
                 response_deserializer=loradock_dot_v1_dot_alias__service__pb2.GetAliasPolicyResponse.FromString,
                 _registered_method=True)
+        self.ListAliasPolicyRevisions = channel.unary_unary(
+                '/loradock.v1.AliasService/ListAliasPolicyRevisions',
+                request_serializer=loradock_dot_v1_dot_alias__service__pb2.ListAliasPolicyRevisionsRequest.SerializeToString,
+                response_deserializer=loradock_dot_v1_dot_alias__service__pb2.ListAliasPolicyRevisionsResponse.FromString,
+                _registered_method=True)
+        self.ApproveVersion = channel.unary_unary(
+                '/loradock.v1.AliasService/ApproveVersion',
+                request_serializer=loradock_dot_v1_dot_alias__service__pb2.ApproveVersionRequest.SerializeToString,
+                response_deserializer=loradock_dot_v1_dot_alias__service__pb2.ApproveVersionResponse.FromString,
+                _registered_method=True)
+        self.WithdrawApproval = channel.unary_unary(
+                '/loradock.v1.AliasService/WithdrawApproval',
+                request_serializer=loradock_dot_v1_dot_alias__service__pb2.WithdrawApprovalRequest.SerializeToString,
+                response_deserializer=loradock_dot_v1_dot_alias__service__pb2.WithdrawApprovalResponse.FromString,
+                _registered_method=True)
+        self.ListApprovals = channel.unary_unary(
+                '/loradock.v1.AliasService/ListApprovals',
+                request_serializer=loradock_dot_v1_dot_alias__service__pb2.ListApprovalsRequest.SerializeToString,
+                response_deserializer=loradock_dot_v1_dot_alias__service__pb2.ListApprovalsResponse.FromString,
+                _registered_method=True)
         self.CheckAliasPolicy = channel.unary_unary(
                 '/loradock.v1.AliasService/CheckAliasPolicy',
                 request_serializer=loradock_dot_v1_dot_alias__service__pb2.CheckAliasPolicyRequest.SerializeToString,
@@ -139,6 +159,34 @@ class AliasServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAliasPolicyRevisions(self, request, context):
+        """ListAliasPolicyRevisions lists what an alias demanded since when, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveVersion(self, request, context):
+        """ApproveVersion says that the caller agrees to an alias's move to a version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawApproval(self, request, context):
+        """WithdrawApproval takes the caller's own approval back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListApprovals(self, request, context):
+        """ListApprovals lists who agreed and did not take it back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CheckAliasPolicy(self, request, context):
         """CheckAliasPolicy answers whether a version would be let in now, demand by demand.
         """
@@ -188,6 +236,26 @@ def add_AliasServiceServicer_to_server(servicer, server):
                     servicer.GetAliasPolicy,
                     request_deserializer=loradock_dot_v1_dot_alias__service__pb2.GetAliasPolicyRequest.FromString,
                     response_serializer=loradock_dot_v1_dot_alias__service__pb2.GetAliasPolicyResponse.SerializeToString,
+            ),
+            'ListAliasPolicyRevisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAliasPolicyRevisions,
+                    request_deserializer=loradock_dot_v1_dot_alias__service__pb2.ListAliasPolicyRevisionsRequest.FromString,
+                    response_serializer=loradock_dot_v1_dot_alias__service__pb2.ListAliasPolicyRevisionsResponse.SerializeToString,
+            ),
+            'ApproveVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveVersion,
+                    request_deserializer=loradock_dot_v1_dot_alias__service__pb2.ApproveVersionRequest.FromString,
+                    response_serializer=loradock_dot_v1_dot_alias__service__pb2.ApproveVersionResponse.SerializeToString,
+            ),
+            'WithdrawApproval': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawApproval,
+                    request_deserializer=loradock_dot_v1_dot_alias__service__pb2.WithdrawApprovalRequest.FromString,
+                    response_serializer=loradock_dot_v1_dot_alias__service__pb2.WithdrawApprovalResponse.SerializeToString,
+            ),
+            'ListApprovals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListApprovals,
+                    request_deserializer=loradock_dot_v1_dot_alias__service__pb2.ListApprovalsRequest.FromString,
+                    response_serializer=loradock_dot_v1_dot_alias__service__pb2.ListApprovalsResponse.SerializeToString,
             ),
             'CheckAliasPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckAliasPolicy,
@@ -412,6 +480,114 @@ class AliasService(object):
             '/loradock.v1.AliasService/GetAliasPolicy',
             loradock_dot_v1_dot_alias__service__pb2.GetAliasPolicyRequest.SerializeToString,
             loradock_dot_v1_dot_alias__service__pb2.GetAliasPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAliasPolicyRevisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loradock.v1.AliasService/ListAliasPolicyRevisions',
+            loradock_dot_v1_dot_alias__service__pb2.ListAliasPolicyRevisionsRequest.SerializeToString,
+            loradock_dot_v1_dot_alias__service__pb2.ListAliasPolicyRevisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loradock.v1.AliasService/ApproveVersion',
+            loradock_dot_v1_dot_alias__service__pb2.ApproveVersionRequest.SerializeToString,
+            loradock_dot_v1_dot_alias__service__pb2.ApproveVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawApproval(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loradock.v1.AliasService/WithdrawApproval',
+            loradock_dot_v1_dot_alias__service__pb2.WithdrawApprovalRequest.SerializeToString,
+            loradock_dot_v1_dot_alias__service__pb2.WithdrawApprovalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListApprovals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loradock.v1.AliasService/ListApprovals',
+            loradock_dot_v1_dot_alias__service__pb2.ListApprovalsRequest.SerializeToString,
+            loradock_dot_v1_dot_alias__service__pb2.ListApprovalsResponse.FromString,
             options,
             channel_credentials,
             insecure,

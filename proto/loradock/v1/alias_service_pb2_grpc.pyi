@@ -153,6 +153,70 @@ _AliasServiceGetAliasPolicyType = typing_extensions.TypeVar(
     ],
 )
 
+_AliasServiceListAliasPolicyRevisionsType = typing_extensions.TypeVar(
+    '_AliasServiceListAliasPolicyRevisionsType',
+    grpc.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.ListAliasPolicyRevisionsRequest,
+        loradock.v1.alias_service_pb2.ListAliasPolicyRevisionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.ListAliasPolicyRevisionsRequest,
+        loradock.v1.alias_service_pb2.ListAliasPolicyRevisionsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.ListAliasPolicyRevisionsRequest,
+        loradock.v1.alias_service_pb2.ListAliasPolicyRevisionsResponse,
+    ],
+)
+
+_AliasServiceApproveVersionType = typing_extensions.TypeVar(
+    '_AliasServiceApproveVersionType',
+    grpc.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.ApproveVersionRequest,
+        loradock.v1.alias_service_pb2.ApproveVersionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.ApproveVersionRequest,
+        loradock.v1.alias_service_pb2.ApproveVersionResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.ApproveVersionRequest,
+        loradock.v1.alias_service_pb2.ApproveVersionResponse,
+    ],
+)
+
+_AliasServiceWithdrawApprovalType = typing_extensions.TypeVar(
+    '_AliasServiceWithdrawApprovalType',
+    grpc.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.WithdrawApprovalRequest,
+        loradock.v1.alias_service_pb2.WithdrawApprovalResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.WithdrawApprovalRequest,
+        loradock.v1.alias_service_pb2.WithdrawApprovalResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.WithdrawApprovalRequest,
+        loradock.v1.alias_service_pb2.WithdrawApprovalResponse,
+    ],
+)
+
+_AliasServiceListApprovalsType = typing_extensions.TypeVar(
+    '_AliasServiceListApprovalsType',
+    grpc.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.ListApprovalsRequest,
+        loradock.v1.alias_service_pb2.ListApprovalsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.ListApprovalsRequest,
+        loradock.v1.alias_service_pb2.ListApprovalsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.ListApprovalsRequest,
+        loradock.v1.alias_service_pb2.ListApprovalsResponse,
+    ],
+)
+
 _AliasServiceCheckAliasPolicyType = typing_extensions.TypeVar(
     '_AliasServiceCheckAliasPolicyType',
     grpc.UnaryUnaryMultiCallable[
@@ -169,7 +233,7 @@ _AliasServiceCheckAliasPolicyType = typing_extensions.TypeVar(
     ],
 )
 
-class AliasServiceStub(typing.Generic[_AliasServiceSetAliasType, _AliasServiceGetAliasType, _AliasServiceListAliasesType, _AliasServiceListAliasHistoryType, _AliasServiceRollbackAliasType, _AliasServiceDeleteAliasType, _AliasServiceSetAliasPolicyType, _AliasServiceGetAliasPolicyType, _AliasServiceCheckAliasPolicyType]):
+class AliasServiceStub(typing.Generic[_AliasServiceSetAliasType, _AliasServiceGetAliasType, _AliasServiceListAliasesType, _AliasServiceListAliasHistoryType, _AliasServiceRollbackAliasType, _AliasServiceDeleteAliasType, _AliasServiceSetAliasPolicyType, _AliasServiceGetAliasPolicyType, _AliasServiceListAliasPolicyRevisionsType, _AliasServiceApproveVersionType, _AliasServiceWithdrawApprovalType, _AliasServiceListApprovalsType, _AliasServiceCheckAliasPolicyType]):
     """AliasService says which version is live, and which was."""
 
     @typing.overload
@@ -205,6 +269,22 @@ class AliasServiceStub(typing.Generic[_AliasServiceSetAliasType, _AliasServiceGe
         grpc.UnaryUnaryMultiCallable[
             loradock.v1.alias_service_pb2.GetAliasPolicyRequest,
             loradock.v1.alias_service_pb2.GetAliasPolicyResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            loradock.v1.alias_service_pb2.ListAliasPolicyRevisionsRequest,
+            loradock.v1.alias_service_pb2.ListAliasPolicyRevisionsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            loradock.v1.alias_service_pb2.ApproveVersionRequest,
+            loradock.v1.alias_service_pb2.ApproveVersionResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            loradock.v1.alias_service_pb2.WithdrawApprovalRequest,
+            loradock.v1.alias_service_pb2.WithdrawApprovalResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            loradock.v1.alias_service_pb2.ListApprovalsRequest,
+            loradock.v1.alias_service_pb2.ListApprovalsResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             loradock.v1.alias_service_pb2.CheckAliasPolicyRequest,
@@ -247,6 +327,22 @@ class AliasServiceStub(typing.Generic[_AliasServiceSetAliasType, _AliasServiceGe
             loradock.v1.alias_service_pb2.GetAliasPolicyResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            loradock.v1.alias_service_pb2.ListAliasPolicyRevisionsRequest,
+            loradock.v1.alias_service_pb2.ListAliasPolicyRevisionsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            loradock.v1.alias_service_pb2.ApproveVersionRequest,
+            loradock.v1.alias_service_pb2.ApproveVersionResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            loradock.v1.alias_service_pb2.WithdrawApprovalRequest,
+            loradock.v1.alias_service_pb2.WithdrawApprovalResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            loradock.v1.alias_service_pb2.ListApprovalsRequest,
+            loradock.v1.alias_service_pb2.ListApprovalsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             loradock.v1.alias_service_pb2.CheckAliasPolicyRequest,
             loradock.v1.alias_service_pb2.CheckAliasPolicyResponse,
         ],
@@ -273,6 +369,18 @@ class AliasServiceStub(typing.Generic[_AliasServiceSetAliasType, _AliasServiceGe
     """
 
     GetAliasPolicy: _AliasServiceGetAliasPolicyType
+
+    ListAliasPolicyRevisions: _AliasServiceListAliasPolicyRevisionsType
+    """ListAliasPolicyRevisions lists what an alias demanded since when, newest first."""
+
+    ApproveVersion: _AliasServiceApproveVersionType
+    """ApproveVersion says that the caller agrees to an alias's move to a version."""
+
+    WithdrawApproval: _AliasServiceWithdrawApprovalType
+    """WithdrawApproval takes the caller's own approval back."""
+
+    ListApprovals: _AliasServiceListApprovalsType
+    """ListApprovals lists who agreed and did not take it back."""
 
     CheckAliasPolicy: _AliasServiceCheckAliasPolicyType
     """CheckAliasPolicy answers whether a version would be let in now, demand by demand."""
@@ -309,6 +417,22 @@ AliasServiceAsyncStub: typing_extensions.TypeAlias = AliasServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         loradock.v1.alias_service_pb2.GetAliasPolicyRequest,
         loradock.v1.alias_service_pb2.GetAliasPolicyResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.ListAliasPolicyRevisionsRequest,
+        loradock.v1.alias_service_pb2.ListAliasPolicyRevisionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.ApproveVersionRequest,
+        loradock.v1.alias_service_pb2.ApproveVersionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.WithdrawApprovalRequest,
+        loradock.v1.alias_service_pb2.WithdrawApprovalResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.alias_service_pb2.ListApprovalsRequest,
+        loradock.v1.alias_service_pb2.ListApprovalsResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         loradock.v1.alias_service_pb2.CheckAliasPolicyRequest,
@@ -380,6 +504,38 @@ class AliasServiceServicer(metaclass=abc.ABCMeta):
         request: loradock.v1.alias_service_pb2.GetAliasPolicyRequest,
         context: _ServicerContext,
     ) -> typing.Union[loradock.v1.alias_service_pb2.GetAliasPolicyResponse, collections.abc.Awaitable[loradock.v1.alias_service_pb2.GetAliasPolicyResponse]]: ...
+
+    @abc.abstractmethod
+    def ListAliasPolicyRevisions(
+        self,
+        request: loradock.v1.alias_service_pb2.ListAliasPolicyRevisionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[loradock.v1.alias_service_pb2.ListAliasPolicyRevisionsResponse, collections.abc.Awaitable[loradock.v1.alias_service_pb2.ListAliasPolicyRevisionsResponse]]:
+        """ListAliasPolicyRevisions lists what an alias demanded since when, newest first."""
+
+    @abc.abstractmethod
+    def ApproveVersion(
+        self,
+        request: loradock.v1.alias_service_pb2.ApproveVersionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[loradock.v1.alias_service_pb2.ApproveVersionResponse, collections.abc.Awaitable[loradock.v1.alias_service_pb2.ApproveVersionResponse]]:
+        """ApproveVersion says that the caller agrees to an alias's move to a version."""
+
+    @abc.abstractmethod
+    def WithdrawApproval(
+        self,
+        request: loradock.v1.alias_service_pb2.WithdrawApprovalRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[loradock.v1.alias_service_pb2.WithdrawApprovalResponse, collections.abc.Awaitable[loradock.v1.alias_service_pb2.WithdrawApprovalResponse]]:
+        """WithdrawApproval takes the caller's own approval back."""
+
+    @abc.abstractmethod
+    def ListApprovals(
+        self,
+        request: loradock.v1.alias_service_pb2.ListApprovalsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[loradock.v1.alias_service_pb2.ListApprovalsResponse, collections.abc.Awaitable[loradock.v1.alias_service_pb2.ListApprovalsResponse]]:
+        """ListApprovals lists who agreed and did not take it back."""
 
     @abc.abstractmethod
     def CheckAliasPolicy(

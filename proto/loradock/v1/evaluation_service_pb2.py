@@ -22,42 +22,51 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from loradock.v1 import resources_pb2 as loradock_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$loradock/v1/evaluation_service.proto\x12\x0bloradock.v1\x1a\x1bloradock/v1/resources.proto\"j\n\x17RecordEvaluationRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12+\n\nevaluation\x18\x02 \x01(\x0b\x32\x17.loradock.v1.Evaluation\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"G\n\x18RecordEvaluationResponse\x12+\n\nevaluation\x18\x01 \x01(\x0b\x32\x17.loradock.v1.Evaluation\"$\n\x14GetEvaluationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"D\n\x15GetEvaluationResponse\x12+\n\nevaluation\x18\x01 \x01(\x0b\x32\x17.loradock.v1.Evaluation\"\xb3\x01\n\x16ListEvaluationsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x1b\n\x0eversion_number\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\nbase_model\x18\x04 \x01(\t\x12\r\n\x05suite\x18\x05 \x01(\t\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\tB\x11\n\x0f_version_number\"`\n\x17ListEvaluationsResponse\x12,\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x17.loradock.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"P\n\x0bLineageNode\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.loradock.v1.LineageKind\x12\n\n\x02id\x18\x02 \x01(\t\x12\r\n\x05label\x18\x03 \x01(\t\"X\n\x0bLineageEdge\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.loradock.v1.LineageEdgeKind\x12\r\n\x05\x63hild\x18\x02 \x01(\t\x12\x0e\n\x06parent\x18\x03 \x01(\t\"\xb6\x01\n\x11GetLineageRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x13\n\treference\x18\x02 \x01(\tH\x00\x12\x18\n\x0e\x64\x61taset_digest\x18\x03 \x01(\tH\x00\x12\x14\n\nbase_model\x18\x04 \x01(\tH\x00\x12\x30\n\tdirection\x18\x05 \x01(\x0e\x32\x1d.loradock.v1.LineageDirection\x12\x11\n\tmax_depth\x18\x06 \x01(\x05\x42\x07\n\x05start\"t\n\x12GetLineageResponse\x12\x0c\n\x04root\x18\x01 \x01(\t\x12\'\n\x05nodes\x18\x02 \x03(\x0b\x32\x18.loradock.v1.LineageNode\x12\'\n\x05\x65\x64ges\x18\x03 \x03(\x0b\x32\x18.loradock.v1.LineageEdge*w\n\x10LineageDirection\x12!\n\x1dLINEAGE_DIRECTION_UNSPECIFIED\x10\x00\x12\x1e\n\x1aLINEAGE_DIRECTION_UPSTREAM\x10\x01\x12 \n\x1cLINEAGE_DIRECTION_DOWNSTREAM\x10\x02*\x91\x01\n\x0bLineageKind\x12\x1c\n\x18LINEAGE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11LINEAGE_KIND_BASE\x10\x01\x12\x18\n\x14LINEAGE_KIND_VERSION\x10\x02\x12\x18\n\x14LINEAGE_KIND_DATASET\x10\x03\x12\x19\n\x15LINEAGE_KIND_TRAINING\x10\x04*\xad\x01\n\x0fLineageEdgeKind\x12!\n\x1dLINEAGE_EDGE_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16LINEAGE_EDGE_KIND_BASE\x10\x01\x12\x1c\n\x18LINEAGE_EDGE_KIND_PARENT\x10\x02\x12\x1d\n\x19LINEAGE_EDGE_KIND_DATASET\x10\x03\x12\x1e\n\x1aLINEAGE_EDGE_KIND_TRAINING\x10\x04\x32\xf9\x02\n\x11\x45valuationService\x12_\n\x10RecordEvaluation\x12$.loradock.v1.RecordEvaluationRequest\x1a%.loradock.v1.RecordEvaluationResponse\x12V\n\rGetEvaluation\x12!.loradock.v1.GetEvaluationRequest\x1a\".loradock.v1.GetEvaluationResponse\x12\\\n\x0fListEvaluations\x12#.loradock.v1.ListEvaluationsRequest\x1a$.loradock.v1.ListEvaluationsResponse\x12M\n\nGetLineage\x12\x1e.loradock.v1.GetLineageRequest\x1a\x1f.loradock.v1.GetLineageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$loradock/v1/evaluation_service.proto\x12\x0bloradock.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bloradock/v1/resources.proto\"j\n\x17RecordEvaluationRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12+\n\nevaluation\x18\x02 \x01(\x0b\x32\x17.loradock.v1.Evaluation\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"G\n\x18RecordEvaluationResponse\x12+\n\nevaluation\x18\x01 \x01(\x0b\x32\x17.loradock.v1.Evaluation\"$\n\x14GetEvaluationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"D\n\x15GetEvaluationResponse\x12+\n\nevaluation\x18\x01 \x01(\x0b\x32\x17.loradock.v1.Evaluation\"\xb3\x01\n\x16ListEvaluationsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x1b\n\x0eversion_number\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\nbase_model\x18\x04 \x01(\t\x12\r\n\x05suite\x18\x05 \x01(\t\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\tB\x11\n\x0f_version_number\"`\n\x17ListEvaluationsResponse\x12,\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x17.loradock.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"P\n\x0bLineageNode\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.loradock.v1.LineageKind\x12\n\n\x02id\x18\x02 \x01(\t\x12\r\n\x05label\x18\x03 \x01(\t\"X\n\x0bLineageEdge\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.loradock.v1.LineageEdgeKind\x12\r\n\x05\x63hild\x18\x02 \x01(\t\x12\x0e\n\x06parent\x18\x03 \x01(\t\"\xb6\x01\n\x11GetLineageRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x13\n\treference\x18\x02 \x01(\tH\x00\x12\x18\n\x0e\x64\x61taset_digest\x18\x03 \x01(\tH\x00\x12\x14\n\nbase_model\x18\x04 \x01(\tH\x00\x12\x30\n\tdirection\x18\x05 \x01(\x0e\x32\x1d.loradock.v1.LineageDirection\x12\x11\n\tmax_depth\x18\x06 \x01(\x05\x42\x07\n\x05start\"t\n\x12GetLineageResponse\x12\x0c\n\x04root\x18\x01 \x01(\t\x12\'\n\x05nodes\x18\x02 \x03(\x0b\x32\x18.loradock.v1.LineageNode\x12\'\n\x05\x65\x64ges\x18\x03 \x03(\x0b\x32\x18.loradock.v1.LineageEdge\"s\n\x13ListAffectedRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x13\n\treference\x18\x02 \x01(\tH\x00\x12\x18\n\x0e\x64\x61taset_digest\x18\x03 \x01(\tH\x00\x12\x14\n\nbase_model\x18\x04 \x01(\tH\x00\x42\x07\n\x05start\"J\n\rAffectedAlias\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x07left_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9a\x01\n\x0f\x41\x66\x66\x65\x63tedVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.loradock.v1.VersionState\x12+\n\x07\x61liases\x18\x04 \x03(\x0b\x32\x1a.loradock.v1.AffectedAlias\x12\x12\n\nserver_ids\x18\x05 \x03(\t\"T\n\x14ListAffectedResponse\x12\x0c\n\x04root\x18\x01 \x01(\t\x12.\n\x08versions\x18\x02 \x03(\x0b\x32\x1c.loradock.v1.AffectedVersion*w\n\x10LineageDirection\x12!\n\x1dLINEAGE_DIRECTION_UNSPECIFIED\x10\x00\x12\x1e\n\x1aLINEAGE_DIRECTION_UPSTREAM\x10\x01\x12 \n\x1cLINEAGE_DIRECTION_DOWNSTREAM\x10\x02*\x91\x01\n\x0bLineageKind\x12\x1c\n\x18LINEAGE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11LINEAGE_KIND_BASE\x10\x01\x12\x18\n\x14LINEAGE_KIND_VERSION\x10\x02\x12\x18\n\x14LINEAGE_KIND_DATASET\x10\x03\x12\x19\n\x15LINEAGE_KIND_TRAINING\x10\x04*\xf3\x01\n\x0fLineageEdgeKind\x12!\n\x1dLINEAGE_EDGE_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16LINEAGE_EDGE_KIND_BASE\x10\x01\x12\x1c\n\x18LINEAGE_EDGE_KIND_PARENT\x10\x02\x12\x1d\n\x19LINEAGE_EDGE_KIND_DATASET\x10\x03\x12\x1e\n\x1aLINEAGE_EDGE_KIND_TRAINING\x10\x04\x12\x1e\n\x1aLINEAGE_EDGE_KIND_MERGE_OF\x10\x05\x12$\n LINEAGE_EDGE_KIND_DISTILLED_FROM\x10\x06\x32\xce\x03\n\x11\x45valuationService\x12_\n\x10RecordEvaluation\x12$.loradock.v1.RecordEvaluationRequest\x1a%.loradock.v1.RecordEvaluationResponse\x12V\n\rGetEvaluation\x12!.loradock.v1.GetEvaluationRequest\x1a\".loradock.v1.GetEvaluationResponse\x12\\\n\x0fListEvaluations\x12#.loradock.v1.ListEvaluationsRequest\x1a$.loradock.v1.ListEvaluationsResponse\x12M\n\nGetLineage\x12\x1e.loradock.v1.GetLineageRequest\x1a\x1f.loradock.v1.GetLineageResponse\x12S\n\x0cListAffected\x12 .loradock.v1.ListAffectedRequest\x1a!.loradock.v1.ListAffectedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'loradock.v1.evaluation_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LINEAGEDIRECTION']._serialized_start=1126
-  _globals['_LINEAGEDIRECTION']._serialized_end=1245
-  _globals['_LINEAGEKIND']._serialized_start=1248
-  _globals['_LINEAGEKIND']._serialized_end=1393
-  _globals['_LINEAGEEDGEKIND']._serialized_start=1396
-  _globals['_LINEAGEEDGEKIND']._serialized_end=1569
-  _globals['_RECORDEVALUATIONREQUEST']._serialized_start=82
-  _globals['_RECORDEVALUATIONREQUEST']._serialized_end=188
-  _globals['_RECORDEVALUATIONRESPONSE']._serialized_start=190
-  _globals['_RECORDEVALUATIONRESPONSE']._serialized_end=261
-  _globals['_GETEVALUATIONREQUEST']._serialized_start=263
-  _globals['_GETEVALUATIONREQUEST']._serialized_end=299
-  _globals['_GETEVALUATIONRESPONSE']._serialized_start=301
-  _globals['_GETEVALUATIONRESPONSE']._serialized_end=369
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=372
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=551
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=553
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=649
-  _globals['_LINEAGENODE']._serialized_start=651
-  _globals['_LINEAGENODE']._serialized_end=731
-  _globals['_LINEAGEEDGE']._serialized_start=733
-  _globals['_LINEAGEEDGE']._serialized_end=821
-  _globals['_GETLINEAGEREQUEST']._serialized_start=824
-  _globals['_GETLINEAGEREQUEST']._serialized_end=1006
-  _globals['_GETLINEAGERESPONSE']._serialized_start=1008
-  _globals['_GETLINEAGERESPONSE']._serialized_end=1124
-  _globals['_EVALUATIONSERVICE']._serialized_start=1572
-  _globals['_EVALUATIONSERVICE']._serialized_end=1949
+  _globals['_LINEAGEDIRECTION']._serialized_start=1595
+  _globals['_LINEAGEDIRECTION']._serialized_end=1714
+  _globals['_LINEAGEKIND']._serialized_start=1717
+  _globals['_LINEAGEKIND']._serialized_end=1862
+  _globals['_LINEAGEEDGEKIND']._serialized_start=1865
+  _globals['_LINEAGEEDGEKIND']._serialized_end=2108
+  _globals['_RECORDEVALUATIONREQUEST']._serialized_start=115
+  _globals['_RECORDEVALUATIONREQUEST']._serialized_end=221
+  _globals['_RECORDEVALUATIONRESPONSE']._serialized_start=223
+  _globals['_RECORDEVALUATIONRESPONSE']._serialized_end=294
+  _globals['_GETEVALUATIONREQUEST']._serialized_start=296
+  _globals['_GETEVALUATIONREQUEST']._serialized_end=332
+  _globals['_GETEVALUATIONRESPONSE']._serialized_start=334
+  _globals['_GETEVALUATIONRESPONSE']._serialized_end=402
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=405
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=584
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=586
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=682
+  _globals['_LINEAGENODE']._serialized_start=684
+  _globals['_LINEAGENODE']._serialized_end=764
+  _globals['_LINEAGEEDGE']._serialized_start=766
+  _globals['_LINEAGEEDGE']._serialized_end=854
+  _globals['_GETLINEAGEREQUEST']._serialized_start=857
+  _globals['_GETLINEAGEREQUEST']._serialized_end=1039
+  _globals['_GETLINEAGERESPONSE']._serialized_start=1041
+  _globals['_GETLINEAGERESPONSE']._serialized_end=1157
+  _globals['_LISTAFFECTEDREQUEST']._serialized_start=1159
+  _globals['_LISTAFFECTEDREQUEST']._serialized_end=1274
+  _globals['_AFFECTEDALIAS']._serialized_start=1276
+  _globals['_AFFECTEDALIAS']._serialized_end=1350
+  _globals['_AFFECTEDVERSION']._serialized_start=1353
+  _globals['_AFFECTEDVERSION']._serialized_end=1507
+  _globals['_LISTAFFECTEDRESPONSE']._serialized_start=1509
+  _globals['_LISTAFFECTEDRESPONSE']._serialized_end=1593
+  _globals['_EVALUATIONSERVICE']._serialized_start=2111
+  _globals['_EVALUATIONSERVICE']._serialized_end=2573
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ import google.protobuf.descriptor
 import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
+import google.protobuf.timestamp_pb2
 import loradock.v1.resources_pb2
 import sys
 import typing
@@ -75,6 +76,10 @@ class _LineageEdgeKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper
     LINEAGE_EDGE_KIND_PARENT: _LineageEdgeKind.ValueType  # 2
     LINEAGE_EDGE_KIND_DATASET: _LineageEdgeKind.ValueType  # 3
     LINEAGE_EDGE_KIND_TRAINING: _LineageEdgeKind.ValueType  # 4
+    LINEAGE_EDGE_KIND_MERGE_OF: _LineageEdgeKind.ValueType  # 5
+    """The parent's weights were merged into the child."""
+    LINEAGE_EDGE_KIND_DISTILLED_FROM: _LineageEdgeKind.ValueType  # 6
+    """The child was trained on the parent's answers."""
 
 class LineageEdgeKind(_LineageEdgeKind, metaclass=_LineageEdgeKindEnumTypeWrapper):
     """LineageEdgeKind is what the parent is to the child."""
@@ -84,6 +89,10 @@ LINEAGE_EDGE_KIND_BASE: LineageEdgeKind.ValueType  # 1
 LINEAGE_EDGE_KIND_PARENT: LineageEdgeKind.ValueType  # 2
 LINEAGE_EDGE_KIND_DATASET: LineageEdgeKind.ValueType  # 3
 LINEAGE_EDGE_KIND_TRAINING: LineageEdgeKind.ValueType  # 4
+LINEAGE_EDGE_KIND_MERGE_OF: LineageEdgeKind.ValueType  # 5
+"""The parent's weights were merged into the child."""
+LINEAGE_EDGE_KIND_DISTILLED_FROM: LineageEdgeKind.ValueType  # 6
+"""The child was trained on the parent's answers."""
 Global___LineageEdgeKind: typing_extensions.TypeAlias = LineageEdgeKind
 
 @typing.final
@@ -317,3 +326,111 @@ class GetLineageResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["edges", b"edges", "nodes", b"nodes", "root", b"root"]) -> None: ...
 
 Global___GetLineageResponse: typing_extensions.TypeAlias = GetLineageResponse
+
+@typing.final
+class ListAffectedRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: builtins.int
+    REFERENCE_FIELD_NUMBER: builtins.int
+    DATASET_DIGEST_FIELD_NUMBER: builtins.int
+    BASE_MODEL_FIELD_NUMBER: builtins.int
+    parent: builtins.str
+    reference: builtins.str
+    """reference of a version, as in ResolveVersion."""
+    dataset_digest: builtins.str
+    base_model: builtins.str
+    """base_model is "baseModels/{id}"."""
+    def __init__(
+        self,
+        *,
+        parent: builtins.str = ...,
+        reference: builtins.str = ...,
+        dataset_digest: builtins.str = ...,
+        base_model: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["base_model", b"base_model", "dataset_digest", b"dataset_digest", "reference", b"reference", "start", b"start"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["base_model", b"base_model", "dataset_digest", b"dataset_digest", "parent", b"parent", "reference", b"reference", "start", b"start"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["start", b"start"]) -> typing.Literal["reference", "dataset_digest", "base_model"] | None: ...
+
+Global___ListAffectedRequest: typing_extensions.TypeAlias = ListAffectedRequest
+
+@typing.final
+class AffectedAlias(google.protobuf.message.Message):
+    """AffectedAlias is an alias that points at an affected version, shares its requests out to it, or
+    did point there within its rollback window.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    LEFT_AT_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """name is "projects/{project}/adapters/{adapter}/aliases/{alias}"."""
+    @property
+    def left_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """left_at is absent while requests go there."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        left_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["left_at", b"left_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["left_at", b"left_at", "name", b"name"]) -> None: ...
+
+Global___AffectedAlias: typing_extensions.TypeAlias = AffectedAlias
+
+@typing.final
+class AffectedVersion(google.protobuf.message.Message):
+    """AffectedVersion is a version that came of what was asked for."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    DIGEST_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    ALIASES_FIELD_NUMBER: builtins.int
+    SERVER_IDS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """name is "projects/{project}/adapters/{adapter}/versions/{number}"."""
+    digest: builtins.str
+    state: loradock.v1.resources_pb2.VersionState.ValueType
+    @property
+    def aliases(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___AffectedAlias]: ...
+    @property
+    def server_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """server_ids are those that have it resident, by their heartbeats."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        digest: builtins.str = ...,
+        state: loradock.v1.resources_pb2.VersionState.ValueType = ...,
+        aliases: collections.abc.Iterable[Global___AffectedAlias] | None = ...,
+        server_ids: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["aliases", b"aliases", "digest", b"digest", "name", b"name", "server_ids", b"server_ids", "state", b"state"]) -> None: ...
+
+Global___AffectedVersion: typing_extensions.TypeAlias = AffectedVersion
+
+@typing.final
+class ListAffectedResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ROOT_FIELD_NUMBER: builtins.int
+    VERSIONS_FIELD_NUMBER: builtins.int
+    root: builtins.str
+    @property
+    def versions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___AffectedVersion]: ...
+    def __init__(
+        self,
+        *,
+        root: builtins.str = ...,
+        versions: collections.abc.Iterable[Global___AffectedVersion] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["root", b"root", "versions", b"versions"]) -> None: ...
+
+Global___ListAffectedResponse: typing_extensions.TypeAlias = ListAffectedResponse

@@ -55,6 +55,11 @@ class EvaluationServiceStub(object):
                 request_serializer=loradock_dot_v1_dot_evaluation__service__pb2.GetLineageRequest.SerializeToString,
                 response_deserializer=loradock_dot_v1_dot_evaluation__service__pb2.GetLineageResponse.FromString,
                 _registered_method=True)
+        self.ListAffected = channel.unary_unary(
+                '/loradock.v1.EvaluationService/ListAffected',
+                request_serializer=loradock_dot_v1_dot_evaluation__service__pb2.ListAffectedRequest.SerializeToString,
+                response_deserializer=loradock_dot_v1_dot_evaluation__service__pb2.ListAffectedResponse.FromString,
+                _registered_method=True)
 
 
 class EvaluationServiceServicer(object):
@@ -87,6 +92,13 @@ class EvaluationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAffected(self, request, context):
+        """ListAffected tells what came of a version, a dataset or a base, and where that answers now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EvaluationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +121,11 @@ def add_EvaluationServiceServicer_to_server(servicer, server):
                     servicer.GetLineage,
                     request_deserializer=loradock_dot_v1_dot_evaluation__service__pb2.GetLineageRequest.FromString,
                     response_serializer=loradock_dot_v1_dot_evaluation__service__pb2.GetLineageResponse.SerializeToString,
+            ),
+            'ListAffected': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAffected,
+                    request_deserializer=loradock_dot_v1_dot_evaluation__service__pb2.ListAffectedRequest.FromString,
+                    response_serializer=loradock_dot_v1_dot_evaluation__service__pb2.ListAffectedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -220,6 +237,33 @@ class EvaluationService(object):
             '/loradock.v1.EvaluationService/GetLineage',
             loradock_dot_v1_dot_evaluation__service__pb2.GetLineageRequest.SerializeToString,
             loradock_dot_v1_dot_evaluation__service__pb2.GetLineageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAffected(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loradock.v1.EvaluationService/ListAffected',
+            loradock_dot_v1_dot_evaluation__service__pb2.ListAffectedRequest.SerializeToString,
+            loradock_dot_v1_dot_evaluation__service__pb2.ListAffectedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -89,7 +89,23 @@ _EvaluationServiceGetLineageType = typing_extensions.TypeVar(
     ],
 )
 
-class EvaluationServiceStub(typing.Generic[_EvaluationServiceRecordEvaluationType, _EvaluationServiceGetEvaluationType, _EvaluationServiceListEvaluationsType, _EvaluationServiceGetLineageType]):
+_EvaluationServiceListAffectedType = typing_extensions.TypeVar(
+    '_EvaluationServiceListAffectedType',
+    grpc.UnaryUnaryMultiCallable[
+        loradock.v1.evaluation_service_pb2.ListAffectedRequest,
+        loradock.v1.evaluation_service_pb2.ListAffectedResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.evaluation_service_pb2.ListAffectedRequest,
+        loradock.v1.evaluation_service_pb2.ListAffectedResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        loradock.v1.evaluation_service_pb2.ListAffectedRequest,
+        loradock.v1.evaluation_service_pb2.ListAffectedResponse,
+    ],
+)
+
+class EvaluationServiceStub(typing.Generic[_EvaluationServiceRecordEvaluationType, _EvaluationServiceGetEvaluationType, _EvaluationServiceListEvaluationsType, _EvaluationServiceGetLineageType, _EvaluationServiceListAffectedType]):
     """EvaluationService records how good a version is, and says where it came from."""
 
     @typing.overload
@@ -109,6 +125,10 @@ class EvaluationServiceStub(typing.Generic[_EvaluationServiceRecordEvaluationTyp
         grpc.UnaryUnaryMultiCallable[
             loradock.v1.evaluation_service_pb2.GetLineageRequest,
             loradock.v1.evaluation_service_pb2.GetLineageResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            loradock.v1.evaluation_service_pb2.ListAffectedRequest,
+            loradock.v1.evaluation_service_pb2.ListAffectedResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -130,6 +150,10 @@ class EvaluationServiceStub(typing.Generic[_EvaluationServiceRecordEvaluationTyp
             loradock.v1.evaluation_service_pb2.GetLineageRequest,
             loradock.v1.evaluation_service_pb2.GetLineageResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            loradock.v1.evaluation_service_pb2.ListAffectedRequest,
+            loradock.v1.evaluation_service_pb2.ListAffectedResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     RecordEvaluation: _EvaluationServiceRecordEvaluationType
@@ -141,6 +165,9 @@ class EvaluationServiceStub(typing.Generic[_EvaluationServiceRecordEvaluationTyp
 
     GetLineage: _EvaluationServiceGetLineageType
     """GetLineage walks from a version, a dataset or a base to what it came from or what came of it."""
+
+    ListAffected: _EvaluationServiceListAffectedType
+    """ListAffected tells what came of a version, a dataset or a base, and where that answers now."""
 
 EvaluationServiceAsyncStub: typing_extensions.TypeAlias = EvaluationServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -158,6 +185,10 @@ EvaluationServiceAsyncStub: typing_extensions.TypeAlias = EvaluationServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         loradock.v1.evaluation_service_pb2.GetLineageRequest,
         loradock.v1.evaluation_service_pb2.GetLineageResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.evaluation_service_pb2.ListAffectedRequest,
+        loradock.v1.evaluation_service_pb2.ListAffectedResponse,
     ],
 ]
 
@@ -193,5 +224,13 @@ class EvaluationServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[loradock.v1.evaluation_service_pb2.GetLineageResponse, collections.abc.Awaitable[loradock.v1.evaluation_service_pb2.GetLineageResponse]]:
         """GetLineage walks from a version, a dataset or a base to what it came from or what came of it."""
+
+    @abc.abstractmethod
+    def ListAffected(
+        self,
+        request: loradock.v1.evaluation_service_pb2.ListAffectedRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[loradock.v1.evaluation_service_pb2.ListAffectedResponse, collections.abc.Awaitable[loradock.v1.evaluation_service_pb2.ListAffectedResponse]]:
+        """ListAffected tells what came of a version, a dataset or a base, and where that answers now."""
 
 def add_EvaluationServiceServicer_to_server(servicer: EvaluationServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

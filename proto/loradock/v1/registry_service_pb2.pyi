@@ -9,6 +9,7 @@ import google.protobuf.descriptor
 import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
+import google.protobuf.timestamp_pb2
 import loradock.v1.resources_pb2
 import sys
 import typing
@@ -262,11 +263,14 @@ class Filter(google.protobuf.message.Message):
     TAG_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
     METRIC_FIELD_NUMBER: builtins.int
+    DERIVED_FROM_FIELD_NUMBER: builtins.int
     base_model: builtins.str
     """base_model is "baseModels/{id}"."""
     tag: builtins.str
     text: builtins.str
     """text is looked for in names and descriptions."""
+    derived_from: builtins.str
+    """derived_from is the digest of a dataset or a version that versions came from."""
     @property
     def metric(self) -> Global___MetricFilter: ...
     def __init__(
@@ -276,9 +280,10 @@ class Filter(google.protobuf.message.Message):
         tag: builtins.str = ...,
         text: builtins.str = ...,
         metric: Global___MetricFilter | None = ...,
+        derived_from: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["metric", b"metric"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_model", b"base_model", "metric", b"metric", "tag", b"tag", "text", b"text"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["base_model", b"base_model", "derived_from", b"derived_from", "metric", b"metric", "tag", b"tag", "text", b"text"]) -> None: ...
 
 Global___Filter: typing_extensions.TypeAlias = Filter
 
@@ -890,6 +895,83 @@ class UnyankVersionResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["version", b"version"]) -> None: ...
 
 Global___UnyankVersionResponse: typing_extensions.TypeAlias = UnyankVersionResponse
+
+@typing.final
+class HoldVersionRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    EXPIRES_AT_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    reason: builtins.str
+    @property
+    def expires_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """expires_at, if present, is when the hold ends by itself."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        reason: builtins.str = ...,
+        expires_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["expires_at", b"expires_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["expires_at", b"expires_at", "name", b"name", "reason", b"reason"]) -> None: ...
+
+Global___HoldVersionRequest: typing_extensions.TypeAlias = HoldVersionRequest
+
+@typing.final
+class HoldVersionResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    @property
+    def version(self) -> loradock.v1.resources_pb2.AdapterVersion: ...
+    def __init__(
+        self,
+        *,
+        version: loradock.v1.resources_pb2.AdapterVersion | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["version", b"version"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["version", b"version"]) -> None: ...
+
+Global___HoldVersionResponse: typing_extensions.TypeAlias = HoldVersionResponse
+
+@typing.final
+class UnholdVersionRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    reason: builtins.str
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "reason", b"reason"]) -> None: ...
+
+Global___UnholdVersionRequest: typing_extensions.TypeAlias = UnholdVersionRequest
+
+@typing.final
+class UnholdVersionResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    @property
+    def version(self) -> loradock.v1.resources_pb2.AdapterVersion: ...
+    def __init__(
+        self,
+        *,
+        version: loradock.v1.resources_pb2.AdapterVersion | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["version", b"version"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["version", b"version"]) -> None: ...
+
+Global___UnholdVersionResponse: typing_extensions.TypeAlias = UnholdVersionResponse
 
 @typing.final
 class DeleteVersionRequest(google.protobuf.message.Message):

@@ -125,6 +125,16 @@ class RegistryServiceStub(object):
                 request_serializer=loradock_dot_v1_dot_registry__service__pb2.UnyankVersionRequest.SerializeToString,
                 response_deserializer=loradock_dot_v1_dot_registry__service__pb2.UnyankVersionResponse.FromString,
                 _registered_method=True)
+        self.HoldVersion = channel.unary_unary(
+                '/loradock.v1.RegistryService/HoldVersion',
+                request_serializer=loradock_dot_v1_dot_registry__service__pb2.HoldVersionRequest.SerializeToString,
+                response_deserializer=loradock_dot_v1_dot_registry__service__pb2.HoldVersionResponse.FromString,
+                _registered_method=True)
+        self.UnholdVersion = channel.unary_unary(
+                '/loradock.v1.RegistryService/UnholdVersion',
+                request_serializer=loradock_dot_v1_dot_registry__service__pb2.UnholdVersionRequest.SerializeToString,
+                response_deserializer=loradock_dot_v1_dot_registry__service__pb2.UnholdVersionResponse.FromString,
+                _registered_method=True)
         self.DeleteVersion = channel.unary_unary(
                 '/loradock.v1.RegistryService/DeleteVersion',
                 request_serializer=loradock_dot_v1_dot_registry__service__pb2.DeleteVersionRequest.SerializeToString,
@@ -258,6 +268,20 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def HoldVersion(self, request, context):
+        """HoldVersion keeps a version from being deleted, for a reason; a hold there already is replaced.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnholdVersion(self, request, context):
+        """UnholdVersion takes a hold back. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteVersion(self, request, context):
         """DeleteVersion removes a version that nothing refers to.
         """
@@ -357,6 +381,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.UnyankVersion,
                     request_deserializer=loradock_dot_v1_dot_registry__service__pb2.UnyankVersionRequest.FromString,
                     response_serializer=loradock_dot_v1_dot_registry__service__pb2.UnyankVersionResponse.SerializeToString,
+            ),
+            'HoldVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.HoldVersion,
+                    request_deserializer=loradock_dot_v1_dot_registry__service__pb2.HoldVersionRequest.FromString,
+                    response_serializer=loradock_dot_v1_dot_registry__service__pb2.HoldVersionResponse.SerializeToString,
+            ),
+            'UnholdVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnholdVersion,
+                    request_deserializer=loradock_dot_v1_dot_registry__service__pb2.UnholdVersionRequest.FromString,
+                    response_serializer=loradock_dot_v1_dot_registry__service__pb2.UnholdVersionResponse.SerializeToString,
             ),
             'DeleteVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteVersion,
@@ -851,6 +885,60 @@ class RegistryService(object):
             '/loradock.v1.RegistryService/UnyankVersion',
             loradock_dot_v1_dot_registry__service__pb2.UnyankVersionRequest.SerializeToString,
             loradock_dot_v1_dot_registry__service__pb2.UnyankVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HoldVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loradock.v1.RegistryService/HoldVersion',
+            loradock_dot_v1_dot_registry__service__pb2.HoldVersionRequest.SerializeToString,
+            loradock_dot_v1_dot_registry__service__pb2.HoldVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnholdVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loradock.v1.RegistryService/UnholdVersion',
+            loradock_dot_v1_dot_registry__service__pb2.UnholdVersionRequest.SerializeToString,
+            loradock_dot_v1_dot_registry__service__pb2.UnholdVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

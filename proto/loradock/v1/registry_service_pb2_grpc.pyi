@@ -313,6 +313,38 @@ _RegistryServiceUnyankVersionType = typing_extensions.TypeVar(
     ],
 )
 
+_RegistryServiceHoldVersionType = typing_extensions.TypeVar(
+    '_RegistryServiceHoldVersionType',
+    grpc.UnaryUnaryMultiCallable[
+        loradock.v1.registry_service_pb2.HoldVersionRequest,
+        loradock.v1.registry_service_pb2.HoldVersionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.registry_service_pb2.HoldVersionRequest,
+        loradock.v1.registry_service_pb2.HoldVersionResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        loradock.v1.registry_service_pb2.HoldVersionRequest,
+        loradock.v1.registry_service_pb2.HoldVersionResponse,
+    ],
+)
+
+_RegistryServiceUnholdVersionType = typing_extensions.TypeVar(
+    '_RegistryServiceUnholdVersionType',
+    grpc.UnaryUnaryMultiCallable[
+        loradock.v1.registry_service_pb2.UnholdVersionRequest,
+        loradock.v1.registry_service_pb2.UnholdVersionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.registry_service_pb2.UnholdVersionRequest,
+        loradock.v1.registry_service_pb2.UnholdVersionResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        loradock.v1.registry_service_pb2.UnholdVersionRequest,
+        loradock.v1.registry_service_pb2.UnholdVersionResponse,
+    ],
+)
+
 _RegistryServiceDeleteVersionType = typing_extensions.TypeVar(
     '_RegistryServiceDeleteVersionType',
     grpc.UnaryUnaryMultiCallable[
@@ -329,7 +361,7 @@ _RegistryServiceDeleteVersionType = typing_extensions.TypeVar(
     ],
 )
 
-class RegistryServiceStub(typing.Generic[_RegistryServiceRegisterBaseModelType, _RegistryServiceGetBaseModelType, _RegistryServiceListBaseModelsType, _RegistryServiceCreateAdapterType, _RegistryServiceGetAdapterType, _RegistryServiceListAdaptersType, _RegistryServiceUpdateAdapterType, _RegistryServiceDeleteAdapterType, _RegistryServiceFindMissingBlobsType, _RegistryServiceUploadBlobType, _RegistryServiceDownloadBlobType, _RegistryServicePublishVersionType, _RegistryServiceGetVersionType, _RegistryServiceResolveVersionType, _RegistryServiceListVersionsType, _RegistryServiceSearchVersionsType, _RegistryServiceYankVersionType, _RegistryServiceUnyankVersionType, _RegistryServiceDeleteVersionType]):
+class RegistryServiceStub(typing.Generic[_RegistryServiceRegisterBaseModelType, _RegistryServiceGetBaseModelType, _RegistryServiceListBaseModelsType, _RegistryServiceCreateAdapterType, _RegistryServiceGetAdapterType, _RegistryServiceListAdaptersType, _RegistryServiceUpdateAdapterType, _RegistryServiceDeleteAdapterType, _RegistryServiceFindMissingBlobsType, _RegistryServiceUploadBlobType, _RegistryServiceDownloadBlobType, _RegistryServicePublishVersionType, _RegistryServiceGetVersionType, _RegistryServiceResolveVersionType, _RegistryServiceListVersionsType, _RegistryServiceSearchVersionsType, _RegistryServiceYankVersionType, _RegistryServiceUnyankVersionType, _RegistryServiceHoldVersionType, _RegistryServiceUnholdVersionType, _RegistryServiceDeleteVersionType]):
     """RegistryService says what exists: bases, adapters, their versions and the bytes of those."""
 
     @typing.overload
@@ -405,6 +437,14 @@ class RegistryServiceStub(typing.Generic[_RegistryServiceRegisterBaseModelType, 
         grpc.UnaryUnaryMultiCallable[
             loradock.v1.registry_service_pb2.UnyankVersionRequest,
             loradock.v1.registry_service_pb2.UnyankVersionResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            loradock.v1.registry_service_pb2.HoldVersionRequest,
+            loradock.v1.registry_service_pb2.HoldVersionResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            loradock.v1.registry_service_pb2.UnholdVersionRequest,
+            loradock.v1.registry_service_pb2.UnholdVersionResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             loradock.v1.registry_service_pb2.DeleteVersionRequest,
@@ -487,6 +527,14 @@ class RegistryServiceStub(typing.Generic[_RegistryServiceRegisterBaseModelType, 
             loradock.v1.registry_service_pb2.UnyankVersionResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            loradock.v1.registry_service_pb2.HoldVersionRequest,
+            loradock.v1.registry_service_pb2.HoldVersionResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            loradock.v1.registry_service_pb2.UnholdVersionRequest,
+            loradock.v1.registry_service_pb2.UnholdVersionResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             loradock.v1.registry_service_pb2.DeleteVersionRequest,
             loradock.v1.registry_service_pb2.DeleteVersionResponse,
         ],
@@ -543,6 +591,12 @@ class RegistryServiceStub(typing.Generic[_RegistryServiceRegisterBaseModelType, 
     """YankVersion makes a version unresolvable; it stays auditable."""
 
     UnyankVersion: _RegistryServiceUnyankVersionType
+
+    HoldVersion: _RegistryServiceHoldVersionType
+    """HoldVersion keeps a version from being deleted, for a reason; a hold there already is replaced."""
+
+    UnholdVersion: _RegistryServiceUnholdVersionType
+    """UnholdVersion takes a hold back. Idempotent."""
 
     DeleteVersion: _RegistryServiceDeleteVersionType
     """DeleteVersion removes a version that nothing refers to."""
@@ -619,6 +673,14 @@ RegistryServiceAsyncStub: typing_extensions.TypeAlias = RegistryServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         loradock.v1.registry_service_pb2.UnyankVersionRequest,
         loradock.v1.registry_service_pb2.UnyankVersionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.registry_service_pb2.HoldVersionRequest,
+        loradock.v1.registry_service_pb2.HoldVersionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        loradock.v1.registry_service_pb2.UnholdVersionRequest,
+        loradock.v1.registry_service_pb2.UnholdVersionResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         loradock.v1.registry_service_pb2.DeleteVersionRequest,
@@ -770,6 +832,22 @@ class RegistryServiceServicer(metaclass=abc.ABCMeta):
         request: loradock.v1.registry_service_pb2.UnyankVersionRequest,
         context: _ServicerContext,
     ) -> typing.Union[loradock.v1.registry_service_pb2.UnyankVersionResponse, collections.abc.Awaitable[loradock.v1.registry_service_pb2.UnyankVersionResponse]]: ...
+
+    @abc.abstractmethod
+    def HoldVersion(
+        self,
+        request: loradock.v1.registry_service_pb2.HoldVersionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[loradock.v1.registry_service_pb2.HoldVersionResponse, collections.abc.Awaitable[loradock.v1.registry_service_pb2.HoldVersionResponse]]:
+        """HoldVersion keeps a version from being deleted, for a reason; a hold there already is replaced."""
+
+    @abc.abstractmethod
+    def UnholdVersion(
+        self,
+        request: loradock.v1.registry_service_pb2.UnholdVersionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[loradock.v1.registry_service_pb2.UnholdVersionResponse, collections.abc.Awaitable[loradock.v1.registry_service_pb2.UnholdVersionResponse]]:
+        """UnholdVersion takes a hold back. Idempotent."""
 
     @abc.abstractmethod
     def DeleteVersion(

@@ -399,6 +399,8 @@ class Lineage(google.protobuf.message.Message):
     PARENTS_FIELD_NUMBER: builtins.int
     DATASETS_FIELD_NUMBER: builtins.int
     TRAINING_FIELD_NUMBER: builtins.int
+    MERGE_OF_FIELD_NUMBER: builtins.int
+    DISTILLED_FROM_FIELD_NUMBER: builtins.int
     @property
     def parents(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """parents are digests of versions of the same project."""
@@ -409,17 +411,58 @@ class Lineage(google.protobuf.message.Message):
     def training(self) -> google.protobuf.struct_pb2.Struct:
         """training holds the facts of the run: script, seed, epochs, …"""
 
+    @property
+    def merge_of(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """merge_of are digests of versions of the project whose weights were merged into this one."""
+
+    @property
+    def distilled_from(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """distilled_from are digests of versions of the project whose answers this one was trained on."""
+
     def __init__(
         self,
         *,
         parents: collections.abc.Iterable[builtins.str] | None = ...,
         datasets: collections.abc.Iterable[Global___Dataset] | None = ...,
         training: google.protobuf.struct_pb2.Struct | None = ...,
+        merge_of: collections.abc.Iterable[builtins.str] | None = ...,
+        distilled_from: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["training", b"training"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["datasets", b"datasets", "parents", b"parents", "training", b"training"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["datasets", b"datasets", "distilled_from", b"distilled_from", "merge_of", b"merge_of", "parents", b"parents", "training", b"training"]) -> None: ...
 
 Global___Lineage: typing_extensions.TypeAlias = Lineage
+
+@typing.final
+class VersionHold(google.protobuf.message.Message):
+    """VersionHold keeps a version from being deleted though nothing points at it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: builtins.int
+    HELD_BY_FIELD_NUMBER: builtins.int
+    HELD_AT_FIELD_NUMBER: builtins.int
+    EXPIRES_AT_FIELD_NUMBER: builtins.int
+    reason: builtins.str
+    held_by: builtins.str
+    @property
+    def held_at(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def expires_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """expires_at is absent where the hold lasts until it is taken back."""
+
+    def __init__(
+        self,
+        *,
+        reason: builtins.str = ...,
+        held_by: builtins.str = ...,
+        held_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        expires_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["expires_at", b"expires_at", "held_at", b"held_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["expires_at", b"expires_at", "held_at", b"held_at", "held_by", b"held_by", "reason", b"reason"]) -> None: ...
+
+Global___VersionHold: typing_extensions.TypeAlias = VersionHold
 
 @typing.final
 class AdapterVersion(google.protobuf.message.Message):
@@ -441,6 +484,7 @@ class AdapterVersion(google.protobuf.message.Message):
     MAX_RANK_FIELD_NUMBER: builtins.int
     CREATED_BY_FIELD_NUMBER: builtins.int
     CREATED_AT_FIELD_NUMBER: builtins.int
+    HOLD_FIELD_NUMBER: builtins.int
     name: builtins.str
     """name is "projects/{project}/adapters/{adapter}/versions/{number}"."""
     number: builtins.int
@@ -464,6 +508,10 @@ class AdapterVersion(google.protobuf.message.Message):
     def lineage(self) -> Global___Lineage: ...
     @property
     def created_at(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def hold(self) -> Global___VersionHold:
+        """hold is absent where the version is not held."""
+
     def __init__(
         self,
         *,
@@ -481,9 +529,10 @@ class AdapterVersion(google.protobuf.message.Message):
         max_rank: builtins.int = ...,
         created_by: builtins.str = ...,
         created_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        hold: Global___VersionHold | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["base_digests", b"base_digests", "created_at", b"created_at", "delta", b"delta", "lineage", b"lineage", "profile", b"profile"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_digests", b"base_digests", "base_model", b"base_model", "created_at", b"created_at", "created_by", b"created_by", "delta", b"delta", "digest", b"digest", "lineage", b"lineage", "max_rank", b"max_rank", "name", b"name", "num_modules", b"num_modules", "number", b"number", "profile", b"profile", "state", b"state", "state_reason", b"state_reason"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["base_digests", b"base_digests", "created_at", b"created_at", "delta", b"delta", "hold", b"hold", "lineage", b"lineage", "profile", b"profile"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["base_digests", b"base_digests", "base_model", b"base_model", "created_at", b"created_at", "created_by", b"created_by", "delta", b"delta", "digest", b"digest", "hold", b"hold", "lineage", b"lineage", "max_rank", b"max_rank", "name", b"name", "num_modules", b"num_modules", "number", b"number", "profile", b"profile", "state", b"state", "state_reason", b"state_reason"]) -> None: ...
 
 Global___AdapterVersion: typing_extensions.TypeAlias = AdapterVersion
 
@@ -666,6 +715,29 @@ class Metric(google.protobuf.message.Message):
 Global___Metric: typing_extensions.TypeAlias = Metric
 
 @typing.final
+class ItemScores(google.protobuf.message.Message):
+    """ItemScores are what each item of a dataset was worth for one metric."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    METRIC_FIELD_NUMBER: builtins.int
+    SCORES_FIELD_NUMBER: builtins.int
+    metric: builtins.str
+    @property
+    def scores(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """scores are in the order of the evaluation's item ids; their mean is the metric's value."""
+
+    def __init__(
+        self,
+        *,
+        metric: builtins.str = ...,
+        scores: collections.abc.Iterable[builtins.float] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["metric", b"metric", "scores", b"scores"]) -> None: ...
+
+Global___ItemScores: typing_extensions.TypeAlias = ItemScores
+
+@typing.final
 class Evaluation(google.protobuf.message.Message):
     """Evaluation is an append-only record of one measurement of a version, or of a base alone."""
 
@@ -700,6 +772,8 @@ class Evaluation(google.protobuf.message.Message):
     ENGINE_PROFILE_FIELD_NUMBER: builtins.int
     CREATED_BY_FIELD_NUMBER: builtins.int
     CREATED_AT_FIELD_NUMBER: builtins.int
+    ITEM_IDS_FIELD_NUMBER: builtins.int
+    ITEM_SCORES_FIELD_NUMBER: builtins.int
     name: builtins.str
     """name is "projects/{project}/evaluations/{id}"."""
     suite: builtins.str
@@ -724,6 +798,12 @@ class Evaluation(google.protobuf.message.Message):
 
     @property
     def created_at(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def item_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """item_ids name the dataset's items, where it was recorded what each was worth. Not in lists."""
+
+    @property
+    def item_scores(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ItemScores]: ...
     def __init__(
         self,
         *,
@@ -740,8 +820,10 @@ class Evaluation(google.protobuf.message.Message):
         engine_profile: builtins.str = ...,
         created_by: builtins.str = ...,
         created_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        item_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        item_scores: collections.abc.Iterable[Global___ItemScores] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["base_digests", b"base_digests", "created_at", b"created_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_digests", b"base_digests", "base_model", b"base_model", "cost", b"cost", "created_at", b"created_at", "created_by", b"created_by", "dataset_digest", b"dataset_digest", "engine_profile", b"engine_profile", "harness", b"harness", "metrics", b"metrics", "name", b"name", "suite", b"suite", "version", b"version", "version_digest", b"version_digest"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["base_digests", b"base_digests", "base_model", b"base_model", "cost", b"cost", "created_at", b"created_at", "created_by", b"created_by", "dataset_digest", b"dataset_digest", "engine_profile", b"engine_profile", "harness", b"harness", "item_ids", b"item_ids", "item_scores", b"item_scores", "metrics", b"metrics", "name", b"name", "suite", b"suite", "version", b"version", "version_digest", b"version_digest"]) -> None: ...
 
 Global___Evaluation: typing_extensions.TypeAlias = Evaluation

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TypeVar
 
+from loradock.registry.catalog.retention import Retention
 from loradock.registry.garbage import DEFAULT_GRACE_S
 from loradock.registry.registry import Registry
 from loradock.server import convert_admin as convert
@@ -43,6 +44,7 @@ class AdminService(grpc_wire.AdminServiceServicer):
             self._registry.garbage.collect,
             project,
             grace_s=seconds_of("grace", request.grace) if has_grace else DEFAULT_GRACE_S,
+            retention=_retention(request),
             dry_run=request.validate_only,
             by=current_call().principal.subject,
         )
@@ -108,6 +110,17 @@ class AdminService(grpc_wire.AdminServiceServicer):
             self._registry.audit.verify, known if request.HasField("known") else None
         )
         return convert.audit_report(report)
+
+
+def _retention(request: wire.CollectGarbageRequest) -> Retention | None:
+    if not request.HasField("retention"):
+        return None
+    told = request.retention
+    younger = told.keep_younger if told.HasField("keep_younger") else None
+    return Retention(
+        keep_last=told.keep_last if told.HasField("keep_last") else None,
+        keep_younger_s=None if younger is None else seconds_of("keep_younger", younger),
+    )
 
 
 def _next(iterator: Iterator[T], most: int) -> list[T]:

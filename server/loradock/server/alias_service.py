@@ -40,6 +40,7 @@ class AliasService(grpc_wire.AliasServiceServicer):
             request_id=request.request_id,
             validate_only=request.validate_only,
             override_gate=_overrides(request.override_policy),
+            may_move_protected=current_call().principal.may(Role.OPERATE),
         )
         response = wire.SetAliasResponse(alias=convert.alias(alias))
         if request.HasField("wait") and not request.validate_only:
@@ -62,6 +63,7 @@ class AliasService(grpc_wire.AliasServiceServicer):
             by=current_call().principal.subject,
             request_id=request.request_id,
             override_gate=_overrides(request.override_policy),
+            may_move_protected=current_call().principal.may(Role.OPERATE),
         )
         response = wire.RollbackAliasResponse(alias=convert.alias(alias))
         if request.HasField("wait"):
@@ -137,6 +139,7 @@ class AliasService(grpc_wire.AliasServiceServicer):
             expected_generation=convert.read_needed_etag(request.etag),
             reason=request.reason,
             by=current_call().principal.subject,
+            may_move_protected=current_call().principal.may(Role.OPERATE),
         )
         return wire.DeleteAliasResponse()
 
@@ -164,8 +167,67 @@ class AliasService(grpc_wire.AliasServiceServicer):
     ) -> wire.GetAliasPolicyResponse:
         """Give what an alias demands."""
         key = names.policy_of(request.name, Role.VIEW)
-        policy = await self._threads.run(self._registry.policies.get, *key)
+        policies, revision = self._registry.policies, request.revision
+        policy = await (
+            self._threads.run(policies.revision, *key, revision)
+            if revision
+            else self._threads.run(policies.get, *key)
+        )
         return wire.GetAliasPolicyResponse(policy=convert_policy.policy(policy))
+
+    async def ListAliasPolicyRevisions(
+        self, request: wire.ListAliasPolicyRevisionsRequest, context: object
+    ) -> wire.ListAliasPolicyRevisionsResponse:
+        """List what an alias demanded since when."""
+        key = names.policy_of(request.name, Role.VIEW)
+        page = await self._threads.run(
+            self._registry.policies.history,
+            *key,
+            page_size=page_size(request.page_size),
+            page_token=request.page_token,
+        )
+        return wire.ListAliasPolicyRevisionsResponse(
+            policies=[convert_policy.policy(policy) for policy in page.items],
+            next_page_token=page.next_page_token,
+        )
+
+    async def ApproveVersion(
+        self, request: wire.ApproveVersionRequest, context: object
+    ) -> wire.ApproveVersionResponse:
+        """Agree to an alias's move to a version."""
+        key = names.alias_of(request.name, Role.PROMOTE)
+        found = await self._threads.run(
+            self._registry.approvals.approve,
+            *key,
+            request.version_number,
+            reason=request.reason,
+            by=current_call().principal.subject,
+        )
+        return wire.ApproveVersionResponse(approvals=map(convert_policy.approval, found))
+
+    async def WithdrawApproval(
+        self, request: wire.WithdrawApprovalRequest, context: object
+    ) -> wire.WithdrawApprovalResponse:
+        """Take the caller's own approval back."""
+        key = names.alias_of(request.name, Role.PROMOTE)
+        found = await self._threads.run(
+            self._registry.approvals.withdraw,
+            *key,
+            request.version_number,
+            reason=request.reason,
+            by=current_call().principal.subject,
+        )
+        return wire.WithdrawApprovalResponse(approvals=map(convert_policy.approval, found))
+
+    async def ListApprovals(
+        self, request: wire.ListApprovalsRequest, context: object
+    ) -> wire.ListApprovalsResponse:
+        """List who agreed to a version."""
+        key = names.alias_of(request.name, Role.VIEW)
+        found = await self._threads.run(
+            self._registry.approvals.standing, *key, request.version_number
+        )
+        return wire.ListApprovalsResponse(approvals=map(convert_policy.approval, found))
 
     async def CheckAliasPolicy(
         self, request: wire.CheckAliasPolicyRequest, context: object
@@ -173,7 +235,10 @@ class AliasService(grpc_wire.AliasServiceServicer):
         """Hold a version against what an alias demands."""
         key = names.policy_of(request.name, Role.VIEW)
         report = await self._threads.run(
-            self._registry.policies.check, *key, request.version_number
+            self._registry.policies.check,
+            *key,
+            request.version_number,
+            by=current_call().principal.subject,
         )
         return convert_policy.report(report)
 

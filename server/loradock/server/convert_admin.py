@@ -19,6 +19,7 @@ _GARBAGE = {
     garbage_nouns.GarbageKind.POSSESSION: wire.GARBAGE_KIND_POSSESSION,
     garbage_nouns.GarbageKind.ORPHAN: wire.GARBAGE_KIND_ORPHAN,
     garbage_nouns.GarbageKind.UNFINISHED: wire.GARBAGE_KIND_UNFINISHED,
+    garbage_nouns.GarbageKind.VERSION: wire.GARBAGE_KIND_VERSION,
 }
 _DAMAGE = {
     integrity_nouns.DamageKind.CORRUPT: wire.DAMAGE_KIND_CORRUPT,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from loradock.registry import resources as nouns
+from loradock.registry.affected import Affected
 from loradock.registry.errors import InvalidArgument
 from loradock.server import names
-from loradock.server.convert_registry import base_digests, read_base_digests, timestamp
+from loradock.server.convert_registry import STATES, base_digests, read_base_digests, timestamp
 from loradock.v1 import evaluation_service_pb2 as lineage_wire
 from loradock.v1 import resources_pb2 as wire
 
@@ -24,6 +25,8 @@ _EDGE_KINDS = {
     nouns.EdgeKind.PARENT: lineage_wire.LINEAGE_EDGE_KIND_PARENT,
     nouns.EdgeKind.DATASET: lineage_wire.LINEAGE_EDGE_KIND_DATASET,
     nouns.EdgeKind.TRAINING: lineage_wire.LINEAGE_EDGE_KIND_TRAINING,
+    nouns.EdgeKind.MERGE_OF: lineage_wire.LINEAGE_EDGE_KIND_MERGE_OF,
+    nouns.EdgeKind.DISTILLED_FROM: lineage_wire.LINEAGE_EDGE_KIND_DISTILLED_FROM,
 }
 
 
@@ -43,7 +46,23 @@ def evaluation(noun: nouns.Evaluation) -> wire.Evaluation:
         engine_profile=noun.engine_profile,
         created_by=noun.created_by,
         created_at=timestamp(noun.created_at),
+        item_ids=noun.items.ids if noun.items else (),
+        item_scores=_item_scores(noun.items) if noun.items else (),
     )
+
+
+def _item_scores(noun: nouns.ItemScores) -> list[wire.ItemScores]:
+    return [wire.ItemScores(metric=m, scores=scores) for m, scores in noun.scores.items()]
+
+
+def read_items(message: wire.Evaluation) -> nouns.ItemScores | None:
+    """Read what each item was worth, if that was recorded."""
+    if not message.item_ids and not message.item_scores:
+        return None
+    scores = {told.metric: tuple(told.scores) for told in message.item_scores}
+    if len(scores) < len(message.item_scores):
+        raise InvalidArgument("item_scores", "a metric is there twice")
+    return nouns.ItemScores(tuple(message.item_ids), scores)
 
 
 def _version_name(noun: nouns.Evaluation) -> str:
@@ -84,6 +103,29 @@ def _read_metric(message: wire.Metric) -> nouns.Metric:
         low=message.low if message.HasField("low") else None,
         high=message.high if message.HasField("high") else None,
         direction=directions[message.direction],
+    )
+
+
+def affected(project: str, noun: Affected) -> lineage_wire.ListAffectedResponse:
+    """Write what something has come into, and where that answers."""
+    return lineage_wire.ListAffectedResponse(
+        root=noun.root,
+        versions=[
+            lineage_wire.AffectedVersion(
+                name=names.version_name(project, found.adapter, found.number),
+                digest=found.digest,
+                state=STATES[found.state],
+                aliases=[
+                    lineage_wire.AffectedAlias(
+                        name=names.alias_name(project, alias.adapter, alias.alias),
+                        left_at=timestamp(alias.left_at),
+                    )
+                    for alias in found.aliases
+                ],
+                server_ids=found.servers,
+            )
+            for found in noun.versions
+        ],
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from google.protobuf import duration_pb2
 
 from loradock.registry import policy as nouns
+from loradock.registry.comparison import Comparison, Method
 from loradock.registry.errors import InvalidArgument
 from loradock.registry.resources import Direction
 from loradock.server import names
@@ -16,6 +17,12 @@ from loradock.v1 import resources_pb2
 _DIRECTIONS = {
     Direction.HIGHER: resources_pb2.METRIC_DIRECTION_HIGHER,
     Direction.LOWER: resources_pb2.METRIC_DIRECTION_LOWER,
+}
+
+_METHODS = {
+    Method.PAIRED: wire.COMPARISON_METHOD_PAIRED,
+    Method.INTERVALS: wire.COMPARISON_METHOD_INTERVALS,
+    Method.POINTS: wire.COMPARISON_METHOD_POINTS,
 }
 
 
@@ -32,6 +39,18 @@ def policy(noun: nouns.AliasPolicy) -> wire.AliasPolicy:
         set_by=noun.set_by,
         reason=noun.reason,
         set_at=timestamp(noun.set_at),
+        num_approvals=demands.num_approvals,
+        protected=demands.is_protected,
+    )
+
+
+def approval(noun: nouns.Approval) -> wire.Approval:
+    """Write somebody's word."""
+    return wire.Approval(
+        version_number=noun.version_number,
+        approver=noun.approver,
+        reason=noun.reason,
+        approved_at=timestamp(noun.approved_at),
     )
 
 
@@ -64,7 +83,7 @@ def read_demands(message: wire.AliasPolicy) -> nouns.Demands:
         age_s = seconds_of("max_age", message.max_age)
     if message.HasField("rollback_window"):
         window_s = seconds_of("rollback_window", message.rollback_window)
-    return nouns.Demands(demands.suites, age_s, window_s)
+    return nouns.Demands(demands.suites, age_s, window_s, message.num_approvals, message.protected)
 
 
 def _read_suite(message: wire.SuiteDemand) -> nouns.SuiteDemand:
@@ -103,6 +122,16 @@ def checks(noun: nouns.GateReport) -> list[wire.PolicyCheck]:
             message=check.message,
             value=check.value,
             wanted=check.wanted,
+            comparison=None if check.comparison is None else _comparison(check.comparison),
         )
         for check in noun.checks
     ]
+
+
+def _comparison(noun: Comparison) -> wire.Comparison:
+    return wire.Comparison(
+        method=_METHODS[noun.method],
+        difference=noun.difference,
+        bound=noun.bound,
+        num_items=noun.num_items,
+    )

@@ -14,7 +14,7 @@ from loradock.v1 import resources_pb2 as wire
 
 MAX_EXACT_INT = 2**53
 
-_STATES = {
+STATES = {
     nouns.VersionState.READY: wire.VERSION_STATE_READY,
     nouns.VersionState.YANKED: wire.VERSION_STATE_YANKED,
     nouns.VersionState.DELETED: wire.VERSION_STATE_DELETED,
@@ -164,6 +164,8 @@ def lineage(noun: nouns.Lineage) -> wire.Lineage:
         parents=noun.parents,
         datasets=[wire.Dataset(name=d.name, digest=d.digest) for d in noun.datasets],
         training=training,
+        merge_of=noun.merge_of,
+        distilled_from=noun.distilled_from,
     )
 
 
@@ -174,6 +176,8 @@ def read_lineage(message: wire.Lineage) -> nouns.Lineage:
         parents=tuple(message.parents),
         datasets=tuple(nouns.Dataset(d.name, d.digest) for d in message.datasets),
         training={name: _fact(value) for name, value in facts.items()},
+        merge_of=tuple(message.merge_of),
+        distilled_from=tuple(message.distilled_from),
     )
 
 
@@ -189,7 +193,7 @@ def version(noun: nouns.Version) -> wire.AdapterVersion:
         name=names.version_name(noun.project, noun.adapter, noun.number),
         number=noun.number,
         digest=noun.digest,
-        state=_STATES[noun.state],
+        state=STATES[noun.state],
         state_reason=noun.state_reason,
         base_model=names.base_name(noun.base.name),
         base_digests=base_digests(noun.base.digests),
@@ -200,6 +204,16 @@ def version(noun: nouns.Version) -> wire.AdapterVersion:
         max_rank=noun.max_rank,
         created_by=noun.created_by,
         created_at=timestamp(noun.created_at),
+        hold=None if noun.hold is None else _hold(noun.hold),
+    )
+
+
+def _hold(noun: nouns.Hold) -> wire.VersionHold:
+    return wire.VersionHold(
+        reason=noun.reason,
+        held_by=noun.held_by,
+        held_at=timestamp(noun.held_at),
+        expires_at=timestamp(noun.expires_at),
     )
 
 

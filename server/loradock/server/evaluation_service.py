@@ -52,6 +52,7 @@ class EvaluationService(grpc_wire.EvaluationServiceServicer):
             adapter=adapter,
             version_number=number,
             metrics=convert.read_metrics(given),
+            items=convert.read_items(given),
             cost=dict(given.cost),
             harness=given.harness,
             engine_profile=given.engine_profile,
@@ -105,7 +106,18 @@ class EvaluationService(grpc_wire.EvaluationServiceServicer):
         )
         return convert.lineage_graph(graph)
 
-    async def _start(self, project: str, request: wire.GetLineageRequest) -> str:
+    async def ListAffected(
+        self, request: wire.ListAffectedRequest, context: object
+    ) -> wire.ListAffectedResponse:
+        """Tell what came of something, and where that answers now."""
+        project = names.project_of(request.parent, Role.VIEW)
+        start = await self._start(project, request)
+        found = await self._threads.run(self._registry.lineage.affected, project, start)
+        return convert.affected(project, found)
+
+    async def _start(
+        self, project: str, request: wire.GetLineageRequest | wire.ListAffectedRequest
+    ) -> str:
         match request.WhichOneof("start"):
             case "reference":
                 _, reference = names.reference_of(request.reference, project)

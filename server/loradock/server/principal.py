@@ -32,6 +32,10 @@ class Principal:
     subject: str
     roles: frozenset[Role] = field(default=ALL_ROLES)
 
+    def may(self, role: Role) -> bool:
+        """Whether the caller has a role."""
+        return role in self.roles
+
     def require(self, role: Role, project: str | None = None) -> None:
         """Refuse a caller without the role; another project's things do not exist for it."""
         if role not in self.roles:

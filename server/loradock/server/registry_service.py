@@ -12,7 +12,7 @@ from loradock.server import names
 from loradock.server.blobs import BlobTransfers
 from loradock.server.call import current_call
 from loradock.server.errors import StaleEtag
-from loradock.server.fields import metric_filter, page_size
+from loradock.server.fields import metric_filter, moment_of, page_size
 from loradock.server.principal import Role
 from loradock.server.threads import Threads
 from loradock.v1 import registry_service_pb2 as wire
@@ -100,6 +100,7 @@ class RegistryService(grpc_wire.RegistryServiceServicer):
             tag=request.filter.tag,
             text=request.filter.text,
             metric=metric_filter(request.filter),
+            derived_from=request.filter.derived_from,
             page_size=page_size(request.page_size),
             page_token=request.page_token,
         )
@@ -226,6 +227,7 @@ class RegistryService(grpc_wire.RegistryServiceServicer):
             tag=request.filter.tag,
             text=request.filter.text,
             metric=metric_filter(request.filter),
+            derived_from=request.filter.derived_from,
             page_size=page_size(request.page_size),
             page_token=request.page_token,
         )
@@ -263,6 +265,38 @@ class RegistryService(grpc_wire.RegistryServiceServicer):
             by=current_call().principal.subject,
         )
         return wire.UnyankVersionResponse(version=convert.version(version))
+
+    async def HoldVersion(
+        self, request: wire.HoldVersionRequest, context: object
+    ) -> wire.HoldVersionResponse:
+        """Keep a version from being deleted."""
+        project, adapter, number = names.version_of(request.name, Role.PROMOTE)
+        until = request.expires_at if request.HasField("expires_at") else None
+        version = await self._threads.run(
+            self._registry.versions.hold,
+            project,
+            adapter,
+            number,
+            reason=request.reason,
+            expires_at=None if until is None else moment_of("expires_at", until),
+            by=current_call().principal.subject,
+        )
+        return wire.HoldVersionResponse(version=convert.version(version))
+
+    async def UnholdVersion(
+        self, request: wire.UnholdVersionRequest, context: object
+    ) -> wire.UnholdVersionResponse:
+        """Take a hold back."""
+        project, adapter, number = names.version_of(request.name, Role.PROMOTE)
+        version = await self._threads.run(
+            self._registry.versions.unhold,
+            project,
+            adapter,
+            number,
+            reason=request.reason,
+            by=current_call().principal.subject,
+        )
+        return wire.UnholdVersionResponse(version=convert.version(version))
 
     async def DeleteVersion(
         self, request: wire.DeleteVersionRequest, context: object

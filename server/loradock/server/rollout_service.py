@@ -35,6 +35,7 @@ class RolloutService(grpc_wire.RolloutServiceServicer):
             request_id=request.request_id,
             validate_only=request.validate_only,
             override_gate=overrides(request.override_policy),
+            may_move_protected=current_call().principal.may(Role.OPERATE),
         )
         return wire.StartRolloutResponse(
             rollout=convert.rollout(started.rollout), checks=convert_policy.checks(started.report)
@@ -79,6 +80,7 @@ class RolloutService(grpc_wire.RolloutServiceServicer):
             reason=request.reason,
             by=current_call().principal.subject,
             override_gate=overrides(request.override_policy),
+            may_move_protected=current_call().principal.may(Role.OPERATE),
             expected_generation=convert_alias.read_etag(request.etag),
         )
         return wire.PromoteRolloutResponse(rollout=convert.standing(standing))

@@ -23,7 +23,6 @@ from loradock.registry.catalog.tables import (
 from loradock.registry.catalog.types import now
 from loradock.registry.resources import EdgeKind, VersionState
 
-
 # How a version comes from another.
 _DESCENT = tuple(
     kind.value for kind in (EdgeKind.PARENT, EdgeKind.MERGE_OF, EdgeKind.DISTILLED_FROM)
