@@ -19,6 +19,8 @@ from served import alias_name, reason_of, refusal_of, running, until
 
 from loradock.registry.policy import Demands, SuiteDemand
 from loradock.registry.registry import open_registry
+from loradock.registry.rollout import Plan, RolloutState, Stage
+from loradock.registry.split import WHOLE
 from loradock.v1 import server_service_pb2
 
 RCLONE = Path(sys.executable).parent / "rclone"
@@ -176,6 +178,30 @@ async def test_s6_override_with_the_catalog_down_is_audited_reported_and_reconci
         assert told["alias.override"].reason == "v2 leaks"
         assert told["alias.override.reconcile"].details["outcome"] == "applied"
         assert told["alias.rollback"].details["gate"] == "overridden"
+
+
+@pytest.mark.contract("S6")
+@pytest.mark.contract("S12")
+async def test_s6_override_of_a_split_gives_all_requests_back_and_ends_the_rollout(
+    tiny_base, tiny_adapter, tmp_path, settings, postgres
+):
+    async with running(tiny_base, tmp_path, **settings) as served:
+        await promoted(served, tiny_adapter)
+        await served.publish("triage", tiny_adapter(3))
+        key = ("default", "triage", "production")
+        rollouts = served.server.registry.rollouts
+        plan = Plan((Stage(WHOLE, 3600.0),))
+        rollouts.start(*key, version_number=3, expected_generation=2, plan=plan, by="olga")
+        await until(lambda: answers_with(served, 3))
+        postgres.stop()
+        assert await answers_with(served, 3), "a split outlives the catalog"
+        answer = await override(served)
+        assert answer.live_alias.overridden and not answer.live_alias.HasField("split")
+        assert await answers_with(served, 2)
+        postgres.ensure_postgres_running()
+        await until(lambda: not served.parts.inside.pulse.divergences())
+        assert await answers_with(served, 2)
+        assert rollouts.get(*key).rollout.state is RolloutState.ABORTED
 
 
 @pytest.mark.contract("S6")

@@ -2,8 +2,10 @@
 
 import asyncio
 import itertools
+import logging
 from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -87,6 +89,10 @@ async def ask(served, key="", request_id="", **sampling):
     return await served.inference.Generate(request, timeout=30, metadata=metadata)
 
 
+def facts_of(record):
+    return getattr(record, "facts", {})
+
+
 async def arms_of(served, keys):
     answers = await asyncio.gather(*(ask(served, key) for key in keys))
     for answer in answers:
@@ -96,7 +102,8 @@ async def arms_of(served, keys):
 
 
 @pytest.mark.contract("S12")
-async def test_s12_traffic_follows_the_weight_and_a_key_keeps_its_arm_as_it_rises(served):
+async def test_s12_traffic_follows_the_weight_and_a_key_keeps_its_arm(served, caplog):
+    caplog.set_level(logging.INFO, "loradock")
     await start(served, (3000, HELD_S), (6000, HELD_S))
     await split_is_live(served)
     keys = [f"user-{n}" for n in range(300)]
@@ -104,6 +111,8 @@ async def test_s12_traffic_follows_the_weight_and_a_key_keeps_its_arm_as_it_rise
     taken = Counter(first.values())["candidate"]
     assert abs(taken - 90) <= 4 * (300 * 0.3 * 0.7) ** 0.5
     assert await arms_of(served, keys[:50]) == {key: first[key] for key in keys[:50]}
+    arms_told = Counter(facts_of(record).get("arm") for record in caplog.records)
+    assert arms_told["candidate"] == taken + Counter(first[k] for k in keys[:50])["candidate"]
     by_id = [(await ask(served, request_id="the same")).answerer.arm for _ in range(3)]
     assert len(set(by_id)) == 1
 
@@ -121,7 +130,7 @@ async def test_s12_all_servers_choose_the_same_arm_and_a_rising_weight_takes_not
             "roles": "inference",
         }
         other = await enter(running(tiny_base, tmp_path / "other", **(FAST | shared)))
-        await start(one, (3000,), (6000, HELD_S), min_calls=20)
+        await start(one, (3000,), (6000, HELD_S), min_calls=100)
         await split_is_live(one, other)
         keys = [f"user-{n}" for n in range(60)]
         first = await arms_of(one, keys)
@@ -133,12 +142,16 @@ async def test_s12_all_servers_choose_the_same_arm_and_a_rising_weight_takes_not
 
         await until(is_at_second)
         for server in (one, other):
-            await until(lambda server=server: weight_on(server) == 6000)
+            await until(partial(has_weight, server, 6000))
         second = await arms_of(other, keys)
         assert await arms_of(one, keys) == second
         left = [key for key in keys if first[key] == "candidate" != second[key]]
         assert not left
         assert Counter(second.values())["candidate"] > Counter(first.values())["candidate"]
+
+
+def has_weight(served, weight):
+    return weight_on(served) == weight
 
 
 def weight_on(served):
@@ -149,7 +162,7 @@ def weight_on(served):
 @pytest.mark.contract("S12")
 @pytest.mark.contract("S18")
 async def test_s12_candidate_that_is_not_resident_gets_nothing_and_the_server_says_why(
-    served, caplog
+    served,
 ):
     await ask(served)
     for path in served.server.config.folder.glob("blobs/**/*"):

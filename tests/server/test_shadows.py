@@ -69,7 +69,10 @@ async def test_s12_shadows_compute_all_kinds_of_requests_and_agree_where_they_ar
     tiny_base, tiny_adapter, tmp_path
 ):
     """The candidate has the incumbent's weights, and is another version by its labels' order."""
-    prompt = {"target": target_of("triage"), "prompt": inference.Prompt(text="hello there")}
+    prompt: dict[str, Any] = {
+        "target": target_of("triage"),
+        "prompt": inference.Prompt(text="hello there"),
+    }
     async with shadowing(tiny_base, tiny_adapter, tmp_path, seed=1) as served:
         answer = await served.ask("triage")
         assert answer.answerer.arm == "incumbent"

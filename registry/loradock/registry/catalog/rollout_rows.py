@@ -15,6 +15,7 @@ from loradock.registry.catalog.journal import Deed, record_change, record_deed
 from loradock.registry.catalog.pages import AnyRow
 from loradock.registry.catalog.tables import adapters, aliases, rollouts, versions
 from loradock.registry.catalog.types import now
+from loradock.registry.errors import NotFound
 from loradock.registry.resources import MoveKind
 from loradock.registry.rollout import Rollout, RolloutState, plan_from_json
 
@@ -59,6 +60,26 @@ def read_rollout(row: AnyRow) -> Rollout:
         started_at=row.started_at,
         ended_at=row.ended_at,
     )
+
+
+def last_of(c: Connection, project: str, adapter: str, alias: str) -> AnyRow:
+    """Find the rollout of an alias that goes on, or else the last one."""
+    query = _all_of(project, adapter, alias).order_by(rollouts.c.started_at.desc()).limit(1)
+    row = c.execute(query).one_or_none()
+    if row is None:
+        raise NotFound("rollout", f"{adapter}:{alias}")
+    return row
+
+
+def _all_of(project: str, adapter: str, alias: str) -> Select[Any]:
+    return all_rollouts().where(
+        adapters.c.project == project, adapters.c.name == adapter, aliases.c.name == alias
+    )
+
+
+def by_id(c: Connection, rollout_id: str) -> AnyRow:
+    """Find a rollout."""
+    return c.execute(all_rollouts().where(rollouts.c.id == rollout_id)).one()
 
 
 def going_on(c: Connection, alias_id: int) -> AnyRow | None:

@@ -6,26 +6,21 @@ process that dies in the middle has done all of it or nothing.
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-from sqlalchemy import Connection, Select, insert, select
+from sqlalchemy import Connection, select
 
-from loradock.registry.arm_counts import ArmCounts
 from loradock.registry.catalog import ledger
 from loradock.registry.catalog import rollout_rows as rows
+from loradock.registry.catalog import rollout_steps as steps
 from loradock.registry.catalog.adapters import lock_adapter
-from loradock.registry.catalog.arms import counts_of
 from loradock.registry.catalog.database import Database
 from loradock.registry.catalog.demands import demands_of
 from loradock.registry.catalog.duties import Duty
-from loradock.registry.catalog.fleet import live_heartbeats
-from loradock.registry.catalog.gate import Wanted, check_protection, report_of
-from loradock.registry.catalog.journal import record_change
+from loradock.registry.catalog.gate import check_protection
 from loradock.registry.catalog.pages import AnyRow
 from loradock.registry.catalog.requests import Request
-from loradock.registry.catalog.tables import adapters, aliases, rollouts, versions
+from loradock.registry.catalog.tables import rollouts, versions
 from loradock.registry.catalog.types import now
 from loradock.registry.catalog.versions import check_resolvable, row_by_number
 from loradock.registry.errors import (
@@ -39,20 +34,15 @@ from loradock.registry.errors import (
 from loradock.registry.limits import Limits
 from loradock.registry.names import check_name, check_number, check_text
 from loradock.registry.policy import GateReport
-from loradock.registry.resources import MoveKind
 from loradock.registry.rollout import (
-    Decision,
     Plan,
     RolloutState,
-    Seen,
     Standing,
     Started,
     Step,
     check_plan,
-    decide,
     plan_to_json,
 )
-from loradock.registry.split import Arm, Split
 from loradock.registry.steps import reached
 
 DUTY = "rollouts"
@@ -110,7 +100,7 @@ class Rollouts:
         def work(c: Connection) -> Started:
             earlier = request.earlier_outcome(c)
             if earlier is not None:
-                return Started(rows.read_rollout(_by_id(c, earlier["rollout"])), GateReport(()))
+                return Started(rows.read_rollout(rows.by_id(c, earlier["rollout"])), GateReport(()))
             top = ledger.lock_top(c, project, adapter, alias)
             name = f"{adapter}:{alias}"
             _check_startable(c, name, top, expected_generation)
@@ -121,10 +111,10 @@ class Rollouts:
             _check_same_base(c, top, version)
             demands = demands_of(c, top.alias_id)
             check_protection(demands, name, may_move_protected=may_move_protected)
-            report = _report(c, project, top, version.id, {by})
+            report = steps.report_on(c, project, top, version.id, {by})
             if not report.passed and not (override_gate or validate_only):
                 raise EvalGateFailed(f"{adapter}@{version_number}", name, report.checks)
-            row = _begin(c, top, version, plan, by, reason)
+            row = steps.begin(c, top, version, plan, by, reason)
             request.settle(c, rollout=row.id)
             unmet = "; ".join(check.subject for check in report.failures)
             details = {"gate": "overridden", "unmet": unmet} if unmet else {}
@@ -142,7 +132,7 @@ class Rollouts:
         """Give the rollout that goes on, or else the last one, and what is known of it."""
         _check_key(project, adapter, alias)
         with self._database.read() as c:
-            return _standing(c, _last(c, project, adapter, alias))
+            return steps.standing_of(c, rows.last_of(c, project, adapter, alias))
 
     def pause(
         self, project: str, adapter: str, alias: str, *, reason: str = "", by: str
@@ -180,7 +170,7 @@ class Rollouts:
                 raise StaleGeneration(name, expected_generation or 0, row.generation)
             demands, name = demands_of(c, row.alias_id), f"{adapter}:{alias}"
             check_protection(demands, name, may_move_protected=may_move_protected)
-            _promote(c, row, by, reason or "promoted by hand", override_gate=override_gate)
+            steps.promote(c, row, by, reason or "promoted by hand", override_gate=override_gate)
 
         return self._act(project, adapter, alias, RolloutState.PROMOTED, act, by, reason)
 
@@ -203,10 +193,10 @@ class Rollouts:
     def step(self, rollout_id: str, duty: Duty) -> Step:
         """Do what is due of a rollout, if this process has the duty; tell what it was."""
         with self._database.read() as c:
-            due = _standing(c, _by_id(c, rollout_id)).decision.step
+            due = steps.standing_of(c, rows.by_id(c, rollout_id)).decision.step
         if due is Step.WAIT:
             return due
-        done = self._database.write(lambda c: _step(c, rollout_id, duty))
+        done = self._database.write(lambda c: steps.take_step(c, rollout_id, duty))
         reached("rollout.committed")
         return done
 
@@ -237,13 +227,13 @@ class Rollouts:
 
         def work(c: Connection) -> Standing:
             lock_adapter(c, project, adapter)
-            row = _last(c, project, adapter, alias)
+            row = rows.last_of(c, project, adapter, alias)
             if row.state != to.value:
                 if row.ended_at is not None:
                     raise RolloutEnded(f"{adapter}:{alias}", row.state, row.reason)
                 act(c, row)
             reached("rollout.written")
-            return _standing(c, _by_id(c, row.id))
+            return steps.standing_of(c, rows.by_id(c, row.id))
 
         standing = self._database.write(work)
         reached("rollout.committed")
@@ -276,162 +266,3 @@ def _check_same_base(c: Connection, top: ledger.Entry, version: AnyRow) -> None:
     if base_id != version.base_id:
         why = "is of another base than what the alias points at: no server has both"
         raise InvalidArgument("version_number", why)
-
-
-def _begin(
-    c: Connection, top: ledger.Entry, version: AnyRow, plan: Plan, by: str, reason: str
-) -> AnyRow:
-    at = now()
-    values = {
-        "id": str(uuid.uuid4()),
-        "alias_id": top.alias_id,
-        "incumbent_id": top.version_id,
-        "candidate_id": version.id,
-        "state": RolloutState.RUNNING.value,
-        "plan": plan_to_json(plan),
-        "stage": 0,
-        "stage_at": at,
-        "generation": top.generation,
-        "sequence": 0,
-        "reason": reason,
-        "started_by": by,
-        "started_at": at,
-    }
-    c.execute(insert(rollouts).values(values))
-    row = _by_id(c, str(values["id"]))
-    _lay_split(c, row, top, 0, by, reason or "a rollout begins")
-    return _by_id(c, row.id)
-
-
-def _lay_split(
-    c: Connection, row: AnyRow, top: ledger.Entry, stage: int, by: str, reason: str
-) -> None:
-    """Give the candidate the share of a stage."""
-    plan = rows.read_rollout(row).plan
-    number, digest = row.candidate_number, row.candidate_digest
-    split = Split(number, digest, plan.stages[stage].weight, plan.shadow, row.id)
-    generation = ledger.append(
-        c,
-        top,
-        MoveKind.SPLIT,
-        top.version_id,
-        ledger.unsplit(c, top).generation,
-        by,
-        reason,
-        split,
-        row.candidate_id,
-    )
-    sequence = record_change(c, "alias", row.project, row.adapter, row.alias)
-    at = {"stage": stage, "stage_at": now(), "generation": generation, "sequence": sequence}
-    rows.change_rollout(c, row, **at)
-
-
-def _step(c: Connection, rollout_id: str, duty: Duty) -> Step:
-    if not duty.is_held(c):
-        return Step.WAIT
-    row = _by_id(c, rollout_id)
-    lock_adapter(c, row.project, row.adapter)
-    row = _by_id(c, rollout_id)  # as it is, now that nobody else moves the alias
-    decision = _standing(c, row).decision
-    by = f"rollout of {row.started_by}"[:256]
-    if decision.step is Step.ABORT:
-        rows.abort_rollout(c, row, by, decision.why)
-    elif decision.step is Step.ADVANCE:
-        _advance(c, row, by)
-    elif decision.step is Step.PROMOTE:
-        _promote_or_stop(c, row, by)
-    reached("rollout.written")
-    return decision.step
-
-
-def _advance(c: Connection, row: AnyRow, by: str) -> None:
-    stage = row.stage + 1
-    share = rows.read_rollout(row).plan.stages[stage].weight / 100
-    top = ledger.entry(c, row.alias_id, row.generation)
-    _lay_split(c, row, top, stage, by, f"stage {stage + 1}: {share:g} %")
-    rows.tell(c, row, "rollout.advance", by, stage=str(stage), share=f"{share:g} %")
-
-
-def _promote_or_stop(c: Connection, row: AnyRow, by: str) -> None:
-    try:
-        _promote(c, row, by, "all stages passed")
-    except EvalGateFailed as unmet:
-        rows.change_rollout(c, row, state=RolloutState.PAUSED.value, reason=str(unmet))
-        rows.tell(c, row, "rollout.stop", by, str(unmet))
-
-
-def _promote(
-    c: Connection, row: AnyRow, by: str, reason: str, *, override_gate: bool = False
-) -> None:
-    top = ledger.entry(c, row.alias_id, row.generation)
-    report = _report(c, row.project, top, row.candidate_id, {by, row.started_by})
-    if not report.passed and not override_gate:
-        name, alias = f"{row.adapter}@{row.candidate_number}", f"{row.adapter}:{row.alias}"
-        raise EvalGateFailed(name, alias, report.checks)
-    beneath = ledger.beneath_of_set(c, top, row.candidate_id)
-    kind, why = MoveKind.SET, f"the rollout was promoted: {reason}"
-    generation = ledger.append(c, top, kind, row.candidate_id, beneath, by, why)
-    record_change(c, "alias", row.project, row.adapter, row.alias)
-    unmet = "; ".join(f"{check.subject} {check.code}" for check in report.failures)
-    details = {"gate": "overridden", "unmet": unmet} if unmet else {}
-    details |= {"generation": str(generation)}
-    rows.end_rollout(c, row, RolloutState.PROMOTED, by, reason, **details)
-
-
-def _report(
-    c: Connection, project: str, top: ledger.Entry, candidate_id: int, movers: set[str]
-) -> GateReport:
-    wanted = Wanted(project, top.alias_id, candidate_id, top.version_id, frozenset(movers))
-    return report_of(c, demands_of(c, top.alias_id), wanted)
-
-
-def _last(c: Connection, project: str, adapter: str, alias: str) -> AnyRow:
-    query = all_of(project, adapter, alias).order_by(rollouts.c.started_at.desc()).limit(1)
-    row = c.execute(query).one_or_none()
-    if row is None:
-        raise NotFound("rollout", f"{adapter}:{alias}")
-    return row
-
-
-def all_of(project: str, adapter: str, alias: str) -> Select[Any]:
-    """Select an alias's rollouts."""
-    return rows.all_rollouts().where(
-        adapters.c.project == project, adapters.c.name == adapter, aliases.c.name == alias
-    )
-
-
-def _by_id(c: Connection, rollout_id: str) -> AnyRow:
-    return c.execute(rows.all_rollouts().where(rollouts.c.id == rollout_id)).one()
-
-
-def _standing(c: Connection, row: AnyRow) -> Standing:
-    rollout, counts = rows.read_rollout(row), counts_of(c, row.id)
-    arms = {arm: counts.get(row.generation, {}).get(arm, ArmCounts()) for arm in Arm}
-    reference = _reference(counts, rollout.plan.guards.min_calls)
-    lagging = _lagging(c, row) if rollout.is_going_on else ""
-    seen = Seen(arms, reference, lagging)
-    if rollout.is_going_on:
-        return Standing(rollout, arms, decide(rollout, seen, now()))
-    ended = decide(rollout, seen, now())
-    return Standing(rollout, arms, Decision(Step.WAIT, "", ended.guards))
-
-
-def _reference(counts: Mapping[int, Mapping[Arm, ArmCounts]], min_calls: int) -> ArmCounts:
-    """Find what the incumbent did in the last stage in which it was asked often enough."""
-    for generation in sorted(counts, reverse=True):
-        incumbent = counts[generation].get(Arm.INCUMBENT, ArmCounts())
-        if incumbent.num_calls >= max(1, min_calls):
-            return incumbent
-    return ArmCounts()
-
-
-def _lagging(c: Connection, row: AnyRow) -> str:
-    """Say which servers have not come to the stage, or can't."""
-    alias = f"projects/{row.project}/adapters/{row.adapter}/aliases/{row.alias}:"
-    for beat in live_heartbeats(c):
-        if beat.sequence < row.sequence:
-            return f"server {beat.server_id} has not seen the stage yet"
-        for told in beat.divergences:
-            if told.startswith(alias):
-                return f"server {beat.server_id} can't follow: {told.removeprefix(alias).strip()}"
-    return ""
