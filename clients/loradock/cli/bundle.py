@@ -37,7 +37,7 @@ def add_commands(app: typer.Typer) -> None:
 def export(
     context: typer.Context,
     to: Annotated[Path, typer.Option("--to", help="The file to write.")],
-    references: Annotated[list[str] | None, typer.Argument(metavar="REFERENCE…")] = None,
+    references: Annotated[list[str] | None, typer.Argument(metavar="REFERENCE")] = None,
     adapters: Annotated[
         list[str] | None,
         typer.Option("--adapter", help="All versions of this adapter; repeatable."),

@@ -16,6 +16,8 @@ from typer.core import TyperGroup
 GROUP = "loradock.commands"
 ABOUT = {
     "serve": "Start a server on this host.",
+    "backup": "Save the catalog and its blobs into a folder.",
+    "restore": "Bring a backup back, into an empty catalog.",
     "migrate": "Bring the catalog's schema to this release's.",
 }
 

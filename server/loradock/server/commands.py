@@ -6,21 +6,17 @@ Imports of weight stand inside the functions, so that `--help` is quick.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from loradock.cli import base as cli_base
 from loradock.cli.command import JsonOption, command
 from loradock.cli.output import note, show_record
-from loradock.cli.refusal import CommandError
 from loradock.cli.session import connect
-from loradock.server.config import Config, load_config
-from loradock.server.errors import StartRefused
+from loradock.server.config import load_config
+from loradock.server.host_commands import declare, options, refusals
 from loradock.server.loading import describe
 
 base = cli_base.app  # the CLI's own commands on bases, and `register`
@@ -41,7 +37,7 @@ def serve(ready_file: Path | None = None, **flags: object) -> None:
     """Serve until told to stop. Its help and options are declared below."""
     from loradock.server.run import run
 
-    with _refusals("see `loradock serve --help`"):
+    with refusals("see `loradock serve --help`"):
         run(load_config(flags), ready_file)
 
 
@@ -49,7 +45,7 @@ def migrate(**flags: object) -> None:
     """Bring the catalog's schema to this release's."""
     from loradock.registry.registry import open_registry
 
-    with _refusals("see `loradock migrate --help`"):
+    with refusals("see `loradock migrate --help`"):
         config = load_config({**flags, "roles": "registry"})
     open_registry(config.catalog_url, config.blobs_url, migrate=True).close()
     typer.echo("The catalog's schema is this release's.")
@@ -72,7 +68,7 @@ def register(
     from loradock.client import BaseDigests, ModuleShape
 
     note(f"reading {model} …")
-    with _refusals():
+    with refusals():
         found = describe(model, name)
     fingerprint = found.fingerprint
     with connect(context) as client:
@@ -100,39 +96,6 @@ def register(
     )
 
 
-@contextmanager
-def _refusals(hint: str = "") -> Iterator[None]:
-    try:
-        yield
-    except StartRefused as error:
-        raise CommandError(str(error), hint) from error
-
-
-def _options(names: set[str] | None = None) -> list[inspect.Parameter]:
-    """Make an option of every setting, with the setting's own help."""
-    return [
-        _option("config", Path, "A TOML file with settings.", None),
-        *(
-            _option(f.name, type(f.default), f.metadata["help"], f.default)
-            for f in fields(Config)
-            if names is None or f.name in names
-        ),
-    ]
-
-
-def _option(name: str, kind: type, help: str, default: object) -> inspect.Parameter:
-    shown = "" if default in (None, "", Path(), False) else f" [default: {default}]"
-    kind = kind if kind in (bool, float) else str
-    option: Any = Annotated[kind | None, typer.Option(help=help + shown, show_default=False)]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
-
-
-def _declare(function: Callable[..., None], help: str, parameters: list[inspect.Parameter]) -> None:
-    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    function.__annotations__ = {p.name: p.annotation for p in parameters}
-    function.__doc__ = help
-
-
 _READY_FILE = inspect.Parameter(
     "ready_file",
     inspect.Parameter.KEYWORD_ONLY,
@@ -141,9 +104,9 @@ _READY_FILE = inspect.Parameter(
         Path | None, typer.Option(help="Write the address here, as JSON, once ready.")
     ],
 )
-_declare(serve, SERVE_HELP, [*_options(), _READY_FILE])
-_declare(
+declare(serve, SERVE_HELP, [*options(), _READY_FILE])
+declare(
     migrate,
     "Bring the catalog's schema to this release's.",
-    _options({"database_url", "blob_url", "data_dir"}),
+    options({"database_url", "blob_url", "data_dir"}),
 )

@@ -60,6 +60,15 @@ class Database:
         except _Retry as busy:
             raise CatalogUnavailable(f"the catalog is busy: {busy}") from busy
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Lend a connection that sees one moment, for as long as it reads."""
+        with _translated(), self.engine.connect() as connection:
+            if not self._sqlite:  # which does so anyway
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+            yield connection
+
     def write(self, work: Work[T], *, nudge: bool = True) -> T:
         """Do the work in a transaction, all of it or nothing."""
         result = self._attempt(lambda: self._transact(work))

@@ -78,10 +78,15 @@ def _config() -> Config:
     return config
 
 
+def known_revisions() -> list[str]:
+    """List this release's schema and all earlier ones, the first first."""
+    scripts = ScriptDirectory.from_config(_config()).walk_revisions()
+    return [script.revision for script in scripts][::-1]
+
+
 def _check_not_foreign(database: Database) -> None:
     found = found_schema(database)
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-    if found is not None and found not in known:
+    if found is not None and found not in known_revisions():
         raise UnknownSchema(found, known_schema())
 
 
