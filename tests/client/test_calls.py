@@ -10,6 +10,7 @@ from loradock.client import (
     AuditHead,
     BaseDigests,
     Client,
+    InvalidRequest,
     LoradockError,
     Metric,
     MetricDemand,
@@ -18,7 +19,12 @@ from loradock.client import (
     Unavailable,
 )
 from loradock.client._policy import IDEMPOTENT_METHODS
-from loradock.v1 import alias_service_pb2, registry_service_pb2, resources_pb2
+from loradock.v1 import (
+    alias_service_pb2,
+    inference_service_pb2,
+    registry_service_pb2,
+    resources_pb2,
+)
 
 DIGESTS = BaseDigests("sha256:1", "sha256:2", "sha256:3")
 
@@ -117,6 +123,19 @@ def test_c3_every_method_of_the_wire_is_called_with_a_deadline(scripted, folder)
     for call in scripted.calls:
         assert call.remaining_s is not None and call.remaining_s < 650, call.method
         assert len(call.metadata["x-request-id"]) == 36
+
+
+def test_priorities_are_said_by_name(scripted):
+    with Client(scripted.address) as client:
+        client.generate("hi", base=True, priority="low")
+        client.classify("hi", base=True, labels=["a"], priority="high")
+        with pytest.raises(InvalidRequest, match="'urgent' is none of high, normal, low"):
+            client.score("hi", ["a"], base=True, priority="urgent")  # type: ignore[arg-type]
+    generate, classify = scripted.calls
+    asked = inference_service_pb2.GenerateRequest.FromString(generate.requests[0])
+    assert asked.priority == inference_service_pb2.PRIORITY_LOW
+    labelled = inference_service_pb2.ClassifyRequest.FromString(classify.requests[0])
+    assert labelled.priority == inference_service_pb2.PRIORITY_HIGH
 
 
 def test_c3_request_ids_are_in_the_requests_too(scripted, folder):

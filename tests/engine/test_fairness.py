@@ -111,6 +111,19 @@ def test_s17_a_tenant_gains_nothing_by_using_many_adapters():
     assert min(served.values()) > 10 * ROWS * COST
 
 
+def test_s17_a_short_prompt_does_not_wait_behind_long_ones_of_others():
+    """Prompts that are read side by side share a step as rows share the batch."""
+    house = House()
+    for _ in range(ROWS - 1):
+        house.ask("loud", "loud", prompt=200)
+    house.step()
+    short = house.ask("quiet", "quiet", prompt=20)
+    house.step()
+    row = house.scheduler.find(short)
+    assert row is not None
+    assert row.num_computed == 20, "all of it, in the step in which it was let in"
+
+
 def test_s17_idling_saves_up_no_credit():
     """Who comes back after a long while gets its share from then on, and not all."""
     house = House()

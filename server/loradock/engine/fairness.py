@@ -4,7 +4,7 @@ Virtual token counters (Sheng et al., "Fairness in Serving Large Language Models
 levels, as in hierarchical start-time fair queueing (Goyal, Guo, Vin, OSDI 1996): a counter holds
 the weighted tokens that were computed for a tenant or an adapter, and the least served of those who
 wait is next. Who comes to wait anew begins at the counter of the least served that waits, so that
-nobody saves up credit; where nobody waits, all begin anew.
+nobody saves up credit; where nobody waits, who has left owes nothing more.
 
 The bound: of any two who wait all the time, neither is served more than 2 R C weighted tokens more
 than the other, where R rows run at most and the largest costs C. So, with R rows running, the first
@@ -102,7 +102,7 @@ class FairQueue:
         else:
             del self._lines[_key(row)]
         if not self._lines:
-            self._begin_anew()
+            self._forget()
 
     def _level(self, row: Row) -> int:
         """Give the level of the first of a line, the highest 0, after so long a wait."""
@@ -127,12 +127,10 @@ class FairQueue:
         _lift(share, (other for other in waiting if other.parent is of_tenant))
         return share
 
-    def _begin_anew(self) -> None:
-        """Nobody waits, so nobody was passed over: what was served counts no more."""
+    def _forget(self) -> None:
+        """Nobody waits, so nobody was passed over: who isn't here at all needs no counter."""
         self._tenants = {name: share for name, share in self._tenants.items() if share.num_rows}
         self._shares = {key: share for key, share in self._shares.items() if share.num_rows}
-        for share in (self._all, *self._tenants.values(), *self._shares.values()):
-            share.served = share.now = 0
 
 
 def rank_of(row: Row, level: int) -> Rank:

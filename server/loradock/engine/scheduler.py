@@ -128,6 +128,7 @@ class Scheduler:
             if row is None or not self._try_admit(row):
                 break
             self._queue.take(row)
+            self._charge_prompt(row)
             self.running.append(row)
             admitted.append(row)
         return admitted
@@ -222,9 +223,13 @@ class Scheduler:
         if not row.num_preempted:
             row.admitted_at = time.monotonic()
             row.num_cached = row.num_computed
+        return True
+
+    def _charge_prompt(self, row: Row) -> None:
+        """Charge what of a row is to be computed, once: not again if it is put back."""
+        if not row.num_charged:
             row.share.charge(row.num_places - row.num_cached)
             row.num_charged = row.num_places
-        return True
 
     def _growth(self, row: Row) -> int:
         """Give the blocks that a row is expected to take yet: as rows lately did, but not none."""
