@@ -218,6 +218,7 @@ def seeds(target: str) -> list[bytes]:
     }
     evaluation: Json = {"id": "1", "suite": "s", "dataset_digest": digest, "base_name": "b"}
     evaluation |= {"base": digests, "adapter": "a", "version": digest, "metrics": [metric]}
+    evaluation |= {"items": {"ids": ["1"], "scores": {"a": [0.5]}}}
     evaluation |= {"cost": {"s": 1}, "harness": "", "engine_profile": "", "created_by": "e"}
     index: Json = {
         "schema": "loradock.bundle.v1",

@@ -51,7 +51,8 @@ tables; off it they are aligned text without colour or animation, and nothing is
 ## Contributed commands
 
 `serve`, `migrate`, `backup`, `restore` and `base register` run on a server's host and come with
-`loradock[server]`; without it they say so (docs/operations.md has how to use them). Any package can add commands by the entry-point group `loradock.commands`.
+`loradock[server]`; without it they say so. docs/operations.md has how to use them. Any package can
+add commands by the entry-point group `loradock.commands`.
 
 ## Evaluation suites
 

@@ -18,7 +18,14 @@ from loradock.registry.errors import (
     RegistryError,
 )
 from loradock.registry.registry import open_registry
-from loradock.registry.resources import Dataset, Lineage, Metric, Profile, VersionState
+from loradock.registry.resources import (
+    Dataset,
+    ItemScores,
+    Lineage,
+    Metric,
+    Profile,
+    VersionState,
+)
 from loradock.registry.stores import blob_key
 
 
@@ -30,7 +37,8 @@ def evaluate(tiny, adapter, number, accuracy):
         base_name="tiny",
         adapter=adapter,
         version_number=number,
-        metrics=[Metric("accuracy", accuracy, 10, 0.1, None)],
+        metrics=[Metric("accuracy", accuracy, 4, 0.1, None)],
+        items=ItemScores(("a", "b", "c", "d"), {"accuracy": (1.0, 1.0, 1.0, 4 * accuracy - 3)}),
         cost={"seconds": 1.5},
         harness="loradock 0",
         by="eva",
@@ -44,7 +52,8 @@ def fill(tiny):
     tiny.version("parent", seed=9)
     lineage = Lineage((parent.digest,), (Dataset("rows", digest("rows")),), {"seed": 1})
     tiny.version(seed=2, lineage=lineage, profile=Profile(system="Be brief."))
-    tiny.version(seed=3, lineage=lineage)
+    other = tiny.version("other", seed=4)
+    tiny.version(seed=3, lineage=replace(lineage, merge_of=(other.digest,)))
     tiny.registry.versions.yank("acme", "triage", 2, reason="leaks", by="ana")
     tiny.point(1)
     evaluate(tiny, "triage", 1, 0.75)
@@ -82,7 +91,8 @@ def all_of(registry, project, name):
 
 def measured(registry, project):
     blank = {"project": "", "base_name": "", "version_number": None}
-    return [replace(one, **blank) for one in registry.evaluations.list(project).items]
+    listed = registry.evaluations.list(project).items
+    return [replace(registry.evaluations.get(project, one.id), **blank) for one in listed]
 
 
 @pytest.mark.contract("R14")
@@ -93,6 +103,7 @@ def test_r14_an_import_gives_the_same_digests_lineage_and_evaluations(tiny, targ
     assert [(v.source, v.reference, v.created) for v in planned.versions] == [
         ("parent@1", "", True),
         ("triage@1", "", True),
+        ("other@1", "", True),
         ("triage@2", "", True),
     ]
     assert target.adapters.list("dock").items == []
@@ -124,7 +135,7 @@ def test_r14_bundles_meet_what_is_there_already(source, target):
     assert first.base_models == ()
     content = exported(source, "triage@1", "triage@2")
     second = take(target, content)
-    assert [version.created for version in second.versions] == [False, False, True]
+    assert [version.created for version in second.versions] == [False, False, True, True]
     other = target.importer.take("other", io.BytesIO(content), by="imp")
     assert other.num_evaluations == 2
     assert target.importer.take("other", io.BytesIO(content), by="imp").num_evaluations == 0
@@ -135,7 +146,7 @@ def test_r14_any_tar_can_read_a_bundle(source, tmp_path):
     content = exported(source, adapters=("triage",))
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         names = tar.getnames()
-        assert names[0] == INDEX_NAME and len(names) == 8
+        assert names[0] == INDEX_NAME and len(names) == 10
         tar.extractall(tmp_path / "out", filter="data")
     for name in names[1:]:
         kept = (tmp_path / "out" / name).read_bytes()

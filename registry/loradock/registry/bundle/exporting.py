@@ -100,7 +100,7 @@ class Exporter:
                 known.add(version.digest)
                 continue
             stack.append((version, True))
-            for parent in version.lineage.parents:
+            for parent in version.lineage.versions:
                 if parent not in known:
                     stack.append((self._versions.by_digest(project, parent), False))
         return list(ordered.values())
@@ -141,7 +141,8 @@ class Exporter:
                 page_token=token,
             )
         )
-        return list(listed)[::-1]  # in the order in which they were made
+        made = [self._evaluations.get(version.project, one.id) for one in listed]  # with items
+        return made[::-1]  # in the order in which they were made
 
     def _pointing(
         self, project: str, adapters: list[str], versions: dict[str, BlobRef]

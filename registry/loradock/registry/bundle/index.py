@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from loradock.registry.catalog.evaluations import checked_metrics
 from loradock.registry.errors import InvalidArgument, RegistryError
+from loradock.registry.items import check_items
 from loradock.registry.limits import Limits
 from loradock.registry.manifest import canonical_json, digests_to_json
 from loradock.registry.names import check_digest, check_name, check_number, check_text
@@ -21,6 +22,7 @@ from loradock.registry.resources import (
     BlobRef,
     Direction,
     Evaluation,
+    ItemScores,
     Metric,
     ModuleShape,
 )
@@ -242,6 +244,7 @@ def _evaluation_to_json(one: Evaluation) -> dict[str, object]:
             }
             for metric in one.metrics
         ],
+        "items": None if one.items is None else _items_to_json(one.items),
         "cost": dict(one.cost),
         "harness": one.harness,
         "engine_profile": one.engine_profile,
@@ -250,7 +253,25 @@ def _evaluation_to_json(one: Evaluation) -> dict[str, object]:
     }
 
 
+def _items_to_json(items: ItemScores) -> dict[str, object]:
+    scores = {metric: list(scores) for metric, scores in items.scores.items()}
+    return {"ids": list(items.ids), "scores": scores}
+
+
+def _items_from_json(document: Mapping[str, Any], metrics: tuple[Metric, ...]) -> ItemScores:
+    items = ItemScores(
+        tuple(_of(str, name) for name in document["ids"]),
+        {
+            _of(str, metric): tuple(map(_number, scores))
+            for metric, scores in document["scores"].items()
+        },
+    )
+    check_items(items, metrics, Limits().max_items)
+    return items
+
+
 def _evaluation_from_json(document: Mapping[str, Any]) -> Evaluation:
+    metrics, items = _metrics_from_json(document["metrics"]), document.get("items")
     return Evaluation(
         id=check_text("bundle", _of(str, document["id"]), 36),
         project="",
@@ -261,7 +282,8 @@ def _evaluation_from_json(document: Mapping[str, Any]) -> Evaluation:
         adapter=check_name("adapter", document["adapter"]),
         version_number=None,
         version_digest=check_digest("bundle", document["version"]),
-        metrics=_metrics_from_json(document["metrics"]),
+        metrics=metrics,
+        items=None if items is None else _items_from_json(items, metrics),
         cost={_of(str, name): _number(value) for name, value in document["cost"].items()},
         harness=check_text("bundle", _of(str, document["harness"])),
         engine_profile=check_text("bundle", _of(str, document["engine_profile"])),

@@ -14,7 +14,12 @@ from loradock.registry.catalog.database import Database
 from loradock.registry.catalog.evaluations import checked_cost, checked_metrics
 from loradock.registry.catalog.journal import Deed, record_deed
 from loradock.registry.catalog.publishing import find_twin
-from loradock.registry.catalog.tables import base_models, evaluation_metrics, evaluations
+from loradock.registry.catalog.tables import (
+    base_models,
+    evaluation_items,
+    evaluation_metrics,
+    evaluations,
+)
 from loradock.registry.errors import InvalidArgument
 from loradock.registry.limits import Limits
 from loradock.registry.resources import BaseDigests, Evaluation
@@ -65,6 +70,10 @@ class EvaluationImport:
         c.execute(
             insert(evaluation_metrics), [{"evaluation": ordinal, **metric} for metric in rows]
         )
+        if one.items is not None:
+            scores = {name: list(values) for name, values in one.items.scores.items()}
+            content = {"ids": list(one.items.ids), "scores": scores}
+            c.execute(insert(evaluation_items).values(evaluation=ordinal, items=content))
         details = {"recorded_by": one.created_by, "recorded_at": one.created_at.isoformat()}
         record_deed(c, Deed(project, by, "evaluation.import", evaluation_id, details=details))
 
