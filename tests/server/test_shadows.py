@@ -43,7 +43,8 @@ async def shadowing(tiny_base, tiny_adapter, folder, seed=2, candidate=None, **s
             ),
             timeout=TIMEOUT_S,
         )
-        await until(lambda: served.parts.inside.live.get(KEY).split is not None)
+        live = served.parts.inside.live
+        await until(lambda: live.table[KEY].split is not None)
         yield served
 
 
@@ -163,7 +164,7 @@ async def test_s12_busy_server_drops_shadows_and_answers_its_callers_alike(
         assert told.num_dropped > 0
         assert told.num_calls + told.num_dropped == 72
         assert told.num_errors == 0
-        live = served.parts.inside.live.get(KEY)
+        live = served.parts.inside.live.table[KEY]
         await until(lambda: served.is_idle)
         leases = served.residencies
         assert leases[live.version.digest].leases == 0

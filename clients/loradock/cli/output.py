@@ -8,7 +8,10 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from loradock.client import Split
 
 T = TypeVar("T")
 Columns = Mapping[str, Callable[[T], object]]
@@ -118,3 +121,8 @@ def size_text(size_bytes: int) -> str:
 def short_digest(digest: str | None) -> str:
     """Give as much of a digest as tells it apart."""
     return "-" if not digest else digest[: len("sha256:") + 12]
+
+
+def split_text(split: Split | None) -> str:
+    """Give a split as people say it."""
+    return "" if split is None else f"{split.percent:g} % to @{split.candidate_number}"

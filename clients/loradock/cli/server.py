@@ -9,7 +9,15 @@ import typer
 
 from loradock.cli.command import DryRunOption, JsonOption, LimitOption, command, noun
 from loradock.cli.names import split_alias
-from loradock.cli.output import note, print_json, short_digest, show_record, show_table, size_text
+from loradock.cli.output import (
+    note,
+    print_json,
+    short_digest,
+    show_record,
+    show_table,
+    size_text,
+    split_text,
+)
 from loradock.cli.refusal import NOT_FOUND, CommandError
 from loradock.cli.session import connect
 
@@ -35,6 +43,7 @@ LIVE_COLUMNS = {
     "alias": lambda a: f"{a.adapter}:{a.alias}",
     "live": lambda a: _named(a.adapter, a.live_number, a.live_digest),
     "desired": lambda a: _named(a.adapter, a.desired_number, a.desired_digest),
+    "split": lambda a: split_text(a.split),
     "generation": lambda a: a.generation,
     "overridden": lambda a: "yes" if a.overridden else "",
     "reason": lambda a: a.reason,

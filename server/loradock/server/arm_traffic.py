@@ -77,6 +77,11 @@ class ArmTraffic:
         self._untold.add(key)
         return self._counts[key]
 
+    @property
+    def has_untold(self) -> bool:
+        """Whether something changed since it was last told."""
+        return bool(self._untold)
+
     def take_untold(self) -> tuple[ArmTally, ...]:
         """Give what changed since it was last told, as it is now."""
         untold, self._untold = self._untold, set()

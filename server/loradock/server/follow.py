@@ -205,6 +205,10 @@ class Follower:
         current = self._live.get(key)
         if current is not None and not current.is_overridden:
             self._live.put(key, replace(current, split=split))
+        if split is not None:
+            candidate, weight = split.candidate.digest, split.split.weight
+            facts = {"alias": "/".join(key), "candidate": candidate, "basis_points": weight}
+            log.info("alias split", extra={"facts": facts})
 
     def _flip(self, key: AliasKey, alias: Alias, version: Version) -> None:
         current = self._live.get(key)

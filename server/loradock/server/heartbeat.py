@@ -73,7 +73,9 @@ class Pulse:
             log.exception("heartbeat not written")
 
     async def forget(self) -> None:
-        """Tell the catalog that this server is gone."""
+        """Tell the catalog what was still to tell, and that this server is gone."""
+        if self._arm_traffic.has_untold:
+            await self.beat()
         with suppress(RegistryError):
             await self._threads.run(self._registry.fleet.forget, self._identity.server_id)
 

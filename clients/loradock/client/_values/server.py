@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 from datetime import datetime
 
-from loradock.client._values.registry import BaseDigests
+from loradock.client._values.registry import BaseDigests, Split
 
 
 class ResidencyState(enum.Enum):
@@ -63,6 +63,7 @@ class LiveAlias:
     reason: str
     live_number: int | None = None
     desired_number: int | None = None  # None if it is not known there
+    split: Split | None = None  # None while a candidate is not resident there
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from loradock.client._names import base_name, part_after
 from loradock.client._values import registry as values
 from loradock.client._wire.built import built
 from loradock.client._wire.scalars import enum_of, time_of
-from loradock.v1 import alias_service_pb2, registry_service_pb2
+from loradock.v1 import alias_service_pb2, registry_service_pb2, server_service_pb2
 from loradock.v1 import resources_pb2 as wire
 
 
@@ -199,7 +199,9 @@ def alias_of(message: wire.Alias) -> values.Alias:
     )
 
 
-def split_of(message: wire.Alias | wire.AliasMove) -> values.Split | None:
+def split_of(
+    message: wire.Alias | wire.AliasMove | server_service_pb2.LiveAlias,
+) -> values.Split | None:
     """Read how requests are shared out, if they are."""
     if not message.HasField("split"):
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loradock.client._names import part_after
 from loradock.client._values import server as values
-from loradock.client._wire.registry import base_digests_of
+from loradock.client._wire.registry import base_digests_of, split_of
 from loradock.client._wire.scalars import enum_of, time_of
 from loradock.v1 import server_service_pb2 as wire
 
@@ -56,6 +56,7 @@ def live_alias_of(message: wire.LiveAlias) -> values.LiveAlias:
         reason=message.reason,
         live_number=_number(message.live_version),
         desired_number=_number(message.desired_version),
+        split=split_of(message),
     )
 
 
