@@ -1,76 +1,15 @@
 """Every command against the real server: what it does, its JSON, its exit codes."""
 
-import dataclasses
-import itertools
 import json
-import re
 from pathlib import Path
 
 import pytest
+from command_line import PROFILE
 
 from loradock import client as sdk
-from loradock.cli.main import run
 from loradock.cli.suite_run import SuiteResult
 
 ROOT = Path(__file__).parents[2]
-PROFILE = {
-    "template": "Sort: {{ content }}",
-    "labels": ["billing", "bug"],
-    "decoding": {"max_tokens": 6, "temperature": 0},
-}
-_numbers = itertools.count()
-
-
-@pytest.fixture
-def loradock(real_server, capfd):
-    """Run a command; give what it put out, once it ended as expected."""
-
-    def run_one(*words, code=0):
-        capfd.readouterr()
-        ended = run(["--address", real_server.address, *map(str, words)])
-        captured = capfd.readouterr()
-        assert ended == code, captured.err
-        assert "Traceback" not in captured.err
-        assert "\x1b" not in captured.out + captured.err
-        return captured
-
-    return run_one
-
-
-@pytest.fixture
-def as_json(loradock):
-    def run_one(kind, *words, code=0):
-        told = json.loads(loradock(*words, "--json", code=code).out)
-        for value in told if isinstance(told, list) else [told]:
-            assert_has_fields(value, kind)
-        return told
-
-    return run_one
-
-
-def assert_has_fields(value, kind):
-    """Hold a JSON value against the documented type, all the way down."""
-    assert set(value) == {field.name for field in dataclasses.fields(kind)}
-    for field in dataclasses.fields(kind):
-        inner = re.search(r"[A-Z]\w+", str(field.type))
-        inner_kind = getattr(sdk, inner.group(), None) if inner else None
-        held = value[field.name]
-        if inner_kind is None or not dataclasses.is_dataclass(inner_kind) or held is None:
-            continue
-        items = held if isinstance(held, list) else [held]
-        items = list(held.values()) if "Mapping" in str(field.type) else items
-        for item in items:
-            assert_has_fields(item, inner_kind)
-
-
-@pytest.fixture
-def task(loradock, tiny):
-    """An adapter with two versions, the first in production."""
-    name = f"cli-{next(_numbers)}"
-    loradock("adapter", "push", name, tiny.folder("one", profile=PROFILE), "--base", "tiny-base")
-    loradock("adapter", "push", name, tiny.folder("two", rank=8), "--base", "tiny-base")
-    loradock("alias", "set", f"{name}:production", "1", "--reason", "first", "--wait", "10")
-    return name
 
 
 def test_push_tells_what_happened(loradock, as_json, task, tiny, tmp_path):

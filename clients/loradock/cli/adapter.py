@@ -9,20 +9,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loradock.cli import version_state
 from loradock.cli.command import (
     DryRunOption,
     JsonOption,
     LimitOption,
-    ReasonOption,
     YesOption,
     command,
     noun,
 )
 from loradock.cli.names import metric_filter, split_version
-from loradock.cli.output import note, print_json, short_digest, show_record, show_table, size_text
+from loradock.cli.output import (
+    note,
+    print_json,
+    short_digest,
+    show_record,
+    show_table,
+    size_text,
+)
 from loradock.cli.progress import transfer_progress
 from loradock.cli.refusal import CONFLICT, CommandError
 from loradock.cli.session import confirm, connect
+from loradock.cli.version_state import show_version
 
 if TYPE_CHECKING:
     from loradock.client import Adapter, Client, Version
@@ -35,10 +43,13 @@ TextFilter = Annotated[str, typer.Option("--text", help="With this in name or de
 MetricOption = Annotated[
     str | None, typer.Option("--metric", help="Good enough: SUITE:METRIC>=0.9 (or <=).")
 ]
+FromOption = Annotated[
+    str | None,
+    typer.Option("--from", metavar="REFERENCE|DIGEST", help="Came from a version or a dataset."),
+]
 OwnerOption = Annotated[str | None, typer.Option("--owner", help="Who looks after it.")]
 DescriptionOption = Annotated[str | None, typer.Option("--description", help="What it is for.")]
 TagsOption = Annotated[list[str] | None, typer.Option("--tag", help="All its tags; repeatable.")]
-VersionArgument = Annotated[str, typer.Argument(metavar="ADAPTER@N")]
 
 VERSION_COLUMNS = {
     "version": lambda v: v.reference,
@@ -67,20 +78,35 @@ def push(
     parent: Annotated[
         list[str] | None, typer.Option("--parent", help="A version it grew from; repeatable.")
     ] = None,
+    merge_of: Annotated[
+        list[str] | None, typer.Option("--merge-of", help="A version merged into it; repeatable.")
+    ] = None,
+    distilled_from: Annotated[
+        list[str] | None,
+        typer.Option("--distilled-from", help="A version whose answers it learnt; repeatable."),
+    ] = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Publish a folder as a new version.
 
     The folder holds adapter_config.json and adapter_model.safetensors, and optionally profile.json
-    (template, system, labels, decoding) and lineage.json (parents, datasets, training). A folder
-    that was pulled has version.json, too, and is published for that exact base only. What the
-    registry has already is not sent again; the same content gives the same version. With --dry-run
-    the bytes go up to be checked against the base, but no version is published.
+    (template, system, labels, decoding) and lineage.json (parents, merge_of, distilled_from,
+    datasets, training). A folder that was pulled has version.json, too, and is published for that
+    exact base only. What the registry has already is not sent again; the same content gives the
+    same version. With --dry-run the bytes go up to be checked against the base, but no version is
+    published.
     """
     with connect(context) as client, transfer_progress() as progress:
         published = client.versions.push(
-            adapter, folder, base=base, parents=parent, progress=progress, validate_only=dry_run
+            adapter,
+            folder,
+            base=base,
+            parents=parent,
+            merge_of=merge_of,
+            distilled_from=distilled_from,
+            progress=progress,
+            validate_only=dry_run,
         )
     if dry_run:
         note(f"{folder} would be admitted as a version of {adapter}")
@@ -89,7 +115,7 @@ def push(
     if as_json:
         print_json(published)
         return
-    _show_version(published.version, as_json)
+    show_version(published.version, as_json)
 
 
 @command(app, "pull", "adapter pull support-triage:production ./pulled", gives="`Version`")
@@ -115,7 +141,7 @@ def pull(
                 version = client.versions.pull(
                     reference, folder, overwrite=overwrite, progress=progress
                 )
-    _show_version(version, as_json)
+    show_version(version, as_json)
 
 
 @command(
@@ -186,12 +212,19 @@ def list_(
     tag: TagFilter = "",
     text: TextFilter = "",
     metric: MetricOption = None,
+    derived_from: FromOption = None,
     limit: LimitOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List adapters."""
     with connect(context) as client:
-        found = client.adapters.list(base=base, tag=tag, text=text, metric=metric_filter(metric))
+        found = client.adapters.list(
+            base=base,
+            tag=tag,
+            text=text,
+            metric=metric_filter(metric),
+            derived_from=_digest(client, derived_from),
+        )
         show_table(
             islice(found, limit),
             {
@@ -207,7 +240,11 @@ def list_(
 
 
 @command(
-    app, "search", "adapter search --metric 'heldout:accuracy>=0.9'", gives="a list of `Version`"
+    app,
+    "search",
+    "adapter search --metric 'heldout:accuracy>=0.9'",
+    "adapter search --from support-triage@1 --tag support",
+    gives="a list of `Version`",
 )
 def search(
     context: typer.Context,
@@ -215,13 +252,26 @@ def search(
     tag: TagFilter = "",
     text: TextFilter = "",
     metric: MetricOption = None,
+    derived_from: FromOption = None,
     limit: LimitOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find versions over all adapters."""
     with connect(context) as client:
-        found = client.versions.search(base=base, tag=tag, text=text, metric=metric_filter(metric))
+        found = client.versions.search(
+            base=base,
+            tag=tag,
+            text=text,
+            metric=metric_filter(metric),
+            derived_from=_digest(client, derived_from),
+        )
         show_table(islice(found, limit), VERSION_COLUMNS, as_json)
+
+
+def _digest(client: Client, origin: str | None) -> str:
+    if origin is None or origin.startswith("sha256:"):
+        return origin or ""
+    return client.versions.resolve(origin).version.digest
 
 
 @command(
@@ -244,7 +294,7 @@ def show(
     """
     with connect(context) as client:
         if ":" in name or "@" in name:
-            _show_version(_version(client, name), as_json)
+            show_version(_version(client, name), as_json)
         else:
             _show_adapter(client, name, as_json)
 
@@ -281,74 +331,6 @@ def _adapter_fields(adapter: Adapter) -> dict[str, object]:
     }
 
 
-def _show_version(version: Version, as_json: bool) -> None:
-    profile, lineage = version.profile, version.lineage
-    show_record(
-        version,
-        {
-            "version": version.reference,
-            "state": f"{version.state.value} {version.state_reason}".strip(),
-            "digest": version.digest,
-            "base": version.base_model.removeprefix("baseModels/"),
-            "weights": size_text(version.weights.size_bytes),
-            "rank": version.max_rank,
-            "modules": version.num_modules,
-            "template": repr(profile.template) if profile.template else "",
-            "labels": profile.labels or "",
-            "parents": lineage.parents or "",
-            "datasets": [f"{d.name} {short_digest(d.digest)}" for d in lineage.datasets] or "",
-            "published": version.created_at,
-            "by": version.created_by,
-        },
-        as_json,
-    )
-
-
-@command(
-    app, "yank", "adapter yank support-triage@2 --reason 'leaks order numbers'", gives="`Version`"
-)
-def yank(
-    context: typer.Context,
-    version: VersionArgument,
-    reason: ReasonOption,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Make a version unresolvable; it stays auditable, and `unyank` takes it back."""
-    adapter, number = split_version(version)
-    with connect(context) as client:
-        if dry_run:
-            note(f"{version} would be yanked")
-            found = client.versions.get(adapter, number)
-        else:
-            found = client.versions.yank(adapter, number, reason=reason)
-    _show_version(found, as_json)
-
-
-@command(
-    app,
-    "unyank",
-    "adapter unyank support-triage@2 --reason 'it was another version'",
-    gives="`Version`",
-)
-def unyank(
-    context: typer.Context,
-    version: VersionArgument,
-    reason: ReasonOption,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Make a yanked version resolvable again."""
-    adapter, number = split_version(version)
-    with connect(context) as client:
-        if dry_run:
-            note(f"{version} would be resolvable again")
-            found = client.versions.get(adapter, number)
-        else:
-            found = client.versions.unyank(adapter, number, reason=reason)
-    _show_version(found, as_json)
-
-
 @command(
     app,
     "delete",
@@ -378,3 +360,6 @@ def delete(
     note(f"{name} {'would be' if dry_run else 'was'} deleted")
     if as_json:
         print_json({"deleted": not dry_run, "name": name, "was": what})
+
+
+version_state.add_commands(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
@@ -19,12 +20,12 @@ from loradock.cli.command import (
     noun,
 )
 from loradock.cli.names import split_alias, version_number
-from loradock.cli.output import note, print_json, show_record, show_table, split_text
+from loradock.cli.output import note, print_json, show_record, show_table
 from loradock.cli.refusal import UNAVAILABLE, CommandError
 from loradock.cli.session import confirm, connect
 
 if TYPE_CHECKING:
-    from loradock.client import Alias, AliasChange, AliasMove
+    from loradock.client import Alias, AliasChange, AliasMove, Approval, Split
 
 app = noun("alias", "Say which version is live, and see which was.")
 app.add_typer(policy.app)
@@ -148,7 +149,7 @@ def _show_alias(alias: Alias, as_json: bool) -> None:
             "alias": f"{alias.adapter}:{alias.name}",
             "version": f"{alias.adapter}@{alias.version_number}",
             "digest": alias.version_digest,
-            "split": split_text(alias.split),
+            "split": _split(alias.split),
             "previous": _numbered(alias.previous_number),
             "generation": alias.generation,
             "etag": alias.etag,
@@ -157,6 +158,10 @@ def _show_alias(alias: Alias, as_json: bool) -> None:
         },
         as_json,
     )
+
+
+def _split(split: Split | None) -> str:
+    return "" if split is None else f"{split.percent:g} % to @{split.candidate_number}"
 
 
 def _numbered(number: int | None) -> str:
@@ -219,10 +224,97 @@ def _show_moves(moves: list[AliasMove], as_json: bool) -> None:
             "generation": lambda m: m.generation,
             "kind": lambda m: m.kind,
             "version": lambda m: _numbered(m.version_number),
-            "split": lambda m: split_text(m.split),
+            "split": lambda m: _split(m.split),
             "moved": lambda m: m.moved_at,
             "by": lambda m: m.moved_by,
             "reason": lambda m: m.reason,
+        },
+        as_json,
+    )
+
+
+@command(
+    app,
+    "approve",
+    "alias approve support-triage:production 2 --reason 'looked at 50 answers'",
+    gives="a list of `Approval`",
+)
+def approve(
+    context: typer.Context,
+    alias: AliasArgument,
+    version: Annotated[str, typer.Argument(metavar="N", help="The version's number.")],
+    reason: ReasonOption = "",
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Agree to an alias's move to a version, where its policy asks for approvals.
+
+    An approval is valid as long as an evaluation is (the policy's --max-age); again is anew. That
+    of who publishes the version or moves the alias does not count.
+    """
+    adapter, name = split_alias(alias)
+    number = version_number(version)
+    with connect(context) as client:
+        if dry_run:
+            note(f"{adapter}@{number} would be approved for {alias}")
+            found = client.aliases.approvals(adapter, name, number)
+        else:
+            found = client.aliases.approve(adapter, name, number, reason=reason)
+    _show_approvals(found, as_json)
+
+
+@command(
+    app,
+    "withdraw",
+    "alias withdraw support-triage:production 2 --reason 'it leaks order numbers'",
+    gives="a list of `Approval`",
+)
+def withdraw(
+    context: typer.Context,
+    alias: AliasArgument,
+    version: Annotated[str, typer.Argument(metavar="N", help="The version's number.")],
+    reason: ReasonOption = "",
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take your own approval back; exit code 3 if there is none."""
+    adapter, name = split_alias(alias)
+    number = version_number(version)
+    with connect(context) as client:
+        if dry_run:
+            note(f"your approval of {adapter}@{number} would be withdrawn")
+            found = client.aliases.approvals(adapter, name, number)
+        else:
+            found = client.aliases.withdraw(adapter, name, number, reason=reason)
+    _show_approvals(found, as_json)
+
+
+@command(
+    app,
+    "approvals",
+    "alias approvals support-triage:production 2",
+    gives="a list of `Approval`",
+)
+def approvals(
+    context: typer.Context,
+    alias: AliasArgument,
+    version: Annotated[str, typer.Argument(metavar="N", help="The version's number.")],
+    as_json: JsonOption = False,
+) -> None:
+    """List who agreed to a version, and did not take it back."""
+    adapter, name = split_alias(alias)
+    with connect(context) as client:
+        _show_approvals(client.aliases.approvals(adapter, name, version_number(version)), as_json)
+
+
+def _show_approvals(found: Sequence[Approval], as_json: bool) -> None:
+    show_table(
+        found,
+        {
+            "version": lambda a: _numbered(a.version_number),
+            "by": lambda a: a.approver,
+            "approved": lambda a: a.approved_at,
+            "reason": lambda a: a.reason,
         },
         as_json,
     )

@@ -45,7 +45,8 @@ def run(
 
     The suite file names the rows, the scorer (label, exact or json) and the mode (generate or
     classify). Shares come with Wilson's 95 % interval, means with a bootstrap's. With --limit only
-    the first rows are asked, and the record's dataset digest is that of those rows.
+    the first rows are asked, and the record's dataset digest is that of those rows. What each row
+    was worth is recorded, too, so that policies compare versions row by row.
     """
     from loradock.cli.suite import read_suite
     from loradock.cli.suite_run import run_suite
@@ -71,6 +72,7 @@ def _record(client: Client, result: SuiteResult, version: str | None) -> Evaluat
     return client.evaluations.record(
         result.suite,
         metrics=result.metrics,
+        items=result.items,
         dataset_digest=result.dataset_digest,
         version=version,
         base=result.answerer.base_model,

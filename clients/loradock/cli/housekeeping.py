@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands at the top, beside the nouns."""
-    command(app, "gc", "gc --dry-run", "gc --grace 7d", gives="a list of `Garbage`")(gc)
+    examples = ("gc --dry-run", "gc --keep-last 10 --keep-younger 90d")
+    command(app, "gc", *examples, gives="a list of `Garbage`")(gc)
     command(
         app,
         "verify",
@@ -34,15 +35,33 @@ def gc(
         str | None,
         typer.Option("--grace", help="Only what has been garbage for so long; 1d."),
     ] = None,
+    keep_last: Annotated[
+        int | None,
+        typer.Option("--keep-last", min=0, help="Delete versions but the last N of each adapter."),
+    ] = None,
+    keep_younger: Annotated[
+        str | None,
+        typer.Option("--keep-younger", help="Delete versions but those younger than this, as 90d."),
+    ] = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Take away bytes that no version refers to, and what broken uploads left.
 
     It is safe while others publish. A grace shorter than an upload takes makes some be sent again.
+    With --keep-last or --keep-younger, versions of the project go, too, ready or yanked: those that
+    neither keeps and to which nothing refers, that is no alias, rollout, rollback window, hold,
+    child or live server. Their bytes go with a later run.
     """
     with connect(context) as client:
-        found = list(client.admin.collect_garbage(grace_s=seconds_of(grace), dry_run=dry_run))
+        found = list(
+            client.admin.collect_garbage(
+                grace_s=seconds_of(grace),
+                keep_last=keep_last,
+                keep_younger_s=seconds_of(keep_younger),
+                dry_run=dry_run,
+            )
+        )
     show_table(
         found,
         {

@@ -1,21 +1,33 @@
-"""`loradock lineage`: where a version came from, and what came of it."""
+"""`loradock lineage`: where a version came from, what came of it, and where that is live."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+import enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from loradock.cli.command import JsonOption, command, noun
-from loradock.cli.output import print_json, short_digest
+from loradock.cli.output import print_json, show_table, text_of
 from loradock.cli.session import connect
 
 if TYPE_CHECKING:
-    from loradock.client import LineageGraph
+    from loradock.client import AffectedAlias
 
-app = noun("lineage", "See where versions came from, and what came of them.")
+app = noun("lineage", "See where versions came from, what came of them, and where that is live.")
+
+ReferenceArgument = Annotated[str | None, typer.Argument(metavar="REFERENCE")]
+DatasetOption = Annotated[str | None, typer.Option("--dataset", metavar="DIGEST")]
+BaseOption = Annotated[str | None, typer.Option("--base", help="By name.")]
+
+
+class Format(enum.Enum):
+    """How a graph is written."""
+
+    TREE = "tree"
+    DOT = "dot"
+    MERMAID = "mermaid"
+    JSON = "json"
 
 
 @command(
@@ -23,19 +35,24 @@ app = noun("lineage", "See where versions came from, and what came of them.")
     "show",
     "lineage show support-triage@2",
     "lineage show --dataset sha256:… --down",
+    "lineage show support-triage@2 --format dot | dot -Tsvg > lineage.svg",
     gives="`LineageGraph`",
 )
 def show(
     context: typer.Context,
-    reference: Annotated[str | None, typer.Argument(metavar="REFERENCE")] = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", metavar="DIGEST")] = None,
-    base: Annotated[str | None, typer.Option("--base")] = None,
+    reference: ReferenceArgument = None,
+    dataset: DatasetOption = None,
+    base: BaseOption = None,
     down: Annotated[bool, typer.Option("--down", help="What came of it.")] = False,
     depth: Annotated[int, typer.Option("--depth", min=0, help="0 is the server's limit.")] = 0,
+    form: Annotated[
+        Format, typer.Option("--format", help="tree, dot (Graphviz), mermaid or json.")
+    ] = Format.TREE,
     as_json: JsonOption = False,
 ) -> None:
     """Show the tree from a version, a dataset or a base upwards, or with --down downwards."""
-    direction = "downstream" if down else "upstream"
+    from loradock.cli.graph import dot_lines, mermaid_lines, tree_lines
+
     with connect(context) as client:
         graph = client.lineage(
             reference,
@@ -44,38 +61,50 @@ def show(
             direction="downstream" if down else "upstream",
             max_depth=depth,
         )
-    if as_json:
+    if as_json or form is Format.JSON:
         print_json(graph)
         return
-    for line in tree_lines(graph, direction):
+    draw = {Format.DOT: dot_lines, Format.MERMAID: mermaid_lines}.get(form)
+    for line in tree_lines(graph, down) if draw is None else draw(graph):
         print(line)
 
 
-def tree_lines(graph: LineageGraph, direction: str) -> Iterator[str]:
-    """Draw a graph as a tree; what hangs in several places is drawn once and then referred to."""
-    labels = {node.id: f"{node.kind.value} {_label(node.label, node.id)}" for node in graph.nodes}
-    children: dict[str, list[str]] = defaultdict(list)
-    for edge in graph.edges:
-        near, far = edge.child, edge.parent
-        if direction == "downstream":
-            near, far = far, near
-        children[near].append(far)
-    drawn: set[str] = set()
+@command(
+    app,
+    "affected",
+    "lineage affected --dataset sha256:…",
+    "lineage affected support-triage@1",
+    gives="`Affected`",
+)
+def affected(
+    context: typer.Context,
+    reference: ReferenceArgument = None,
+    dataset: DatasetOption = None,
+    base: BaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the versions that came of a version, a dataset or a base, and where they are live.
 
-    def branch(node: str, indent: str) -> Iterator[str]:
-        drawn.add(node)
-        below = sorted(set(children[node]), key=lambda far: labels.get(far, far))
-        for place, far in enumerate(below, start=1):
-            corner, next_indent = ("└── ", "    ") if place == len(below) else ("├── ", "│   ")
-            again = far in drawn and bool(children[far])
-            yield f"{indent}{corner}{labels.get(far, far)}{' (above)' if again else ''}"
-            if not again:
-                yield from branch(far, indent + next_indent)
+    That is: the aliases that point at each, share requests out to it, or did point there within
+    their rollback windows; and the servers that have it resident.
+    """
+    with connect(context) as client:
+        found = client.affected(reference, dataset=dataset, base=base)
+    if as_json:
+        print_json(found)
+        return
+    show_table(
+        found.versions,
+        {
+            "version": lambda v: f"{v.adapter}@{v.number}",
+            "state": lambda v: v.state,
+            "aliases": lambda v: [_alias_text(alias) for alias in v.aliases] or None,
+            "servers": lambda v: v.servers or None,
+        },
+        as_json,
+    )
 
-    yield labels.get(graph.root, graph.root)
-    yield from branch(graph.root, "")
 
-
-def _label(label: str, node_id: str) -> str:
-    digest = short_digest(node_id)
-    return f"{label} ({digest})" if label and label != node_id else digest
+def _alias_text(alias: AffectedAlias) -> str:
+    name = f"{alias.adapter}:{alias.alias}"
+    return name if alias.left_at is None else f"{name} (until {text_of(alias.left_at)})"

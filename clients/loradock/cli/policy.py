@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loradock.cli.command import DryRunOption, JsonOption, ReasonOption, command, noun
+from loradock.cli.command import (
+    DryRunOption,
+    JsonOption,
+    LimitOption,
+    ReasonOption,
+    command,
+    noun,
+)
 from loradock.cli.names import dataset_digest, seconds_of, split_alias, version_number
 from loradock.cli.output import note, print_json, show_record, show_table
 from loradock.cli.refusal import PRECONDITION, CommandError
@@ -54,6 +62,12 @@ def set_(
         str | None,
         typer.Option("--rollback-window", help="How long a rollback needs no evaluations; 1d."),
     ] = None,
+    approvals: Annotated[
+        int, typer.Option("--approvals", min=0, help="How many others have to approve.")
+    ] = 0,
+    protect: Annotated[
+        bool, typer.Option("--protect", help="Only who may set policies may move it.")
+    ] = False,
     nothing: Annotated[bool, typer.Option("--nothing", help="Demand nothing any more.")] = False,
     etag: Annotated[str | None, typer.Option("--etag", help="Only if it is still this.")] = None,
     reason: ReasonOption = "",
@@ -63,12 +77,17 @@ def set_(
     """Replace what an alias demands. Where it points now, it stays.
 
     A demanded suite must have been measured on the version's own base; the last evaluation counts.
-    --not-worse compares with the version that the alias points at, on the same rows.
+    --not-worse compares with the version that the alias points at, on the same rows: it must be
+    shown (at 95 %, one-sided) to be worse by no more than the margin; item by item if both records
+    have items, as those of `eval run`, else by their intervals, else by the values alone. Approvals
+    are those of others than who moves the alias and who published the version, no older than
+    --max-age.
     """
     adapter, name = split_alias(alias)
     suites = read_suites(require or [], not_worse or [], dataset or [])
-    if bool(suites) is nothing:
-        raise CommandError("say what is demanded: --require or --not-worse, or --nothing")
+    if (bool(suites) or approvals > 0 or protect) is nothing:
+        what = "--require, --not-worse, --approvals or --protect, or --nothing"
+        raise CommandError(f"say what is demanded: {what}")
     with connect(context) as client:
         policy = client.policies.set(
             adapter,
@@ -76,6 +95,8 @@ def set_(
             suites,
             max_age_s=seconds_of(max_age),
             rollback_window_s=seconds_of(rollback_window),
+            num_approvals=approvals,
+            is_protected=protect,
             etag=etag,
             reason=reason,
             validate_only=dry_run,
@@ -149,11 +170,53 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 @command(app, "show", "alias policy show support-triage:production", gives="`AliasPolicy`")
-def show(context: typer.Context, alias: AliasArgument, as_json: JsonOption = False) -> None:
+def show(
+    context: typer.Context,
+    alias: AliasArgument,
+    revision: Annotated[
+        int, typer.Option("--revision", min=0, help="What was demanded once; see `history`.")
+    ] = 0,
+    as_json: JsonOption = False,
+) -> None:
     """Show what an alias demands, and since when."""
     adapter, name = split_alias(alias)
     with connect(context) as client:
-        _show(client.policies.get(adapter, name), as_json)
+        _show(client.policies.get(adapter, name, revision=revision), as_json)
+
+
+@command(
+    app,
+    "history",
+    "alias policy history support-triage:production",
+    gives="a list of `AliasPolicy`",
+)
+def history(
+    context: typer.Context,
+    alias: AliasArgument,
+    limit: LimitOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List what an alias demanded, the newest first: who said so, when, why."""
+    adapter, name = split_alias(alias)
+    with connect(context) as client:
+        show_table(
+            islice(client.policies.history(adapter, name), limit),
+            {
+                "revision": lambda p: p.etag,
+                "demands": _demands_text,
+                "set": lambda p: p.set_at,
+                "by": lambda p: p.set_by,
+                "reason": lambda p: p.reason,
+            },
+            as_json,
+        )
+
+
+def _demands_text(policy: AliasPolicy) -> str:
+    told = [f"{suite.suite}: {_suite_text(suite)}" for suite in policy.suites]
+    told += [f"{policy.num_approvals} approvals"] if policy.num_approvals else []
+    told += ["protected"] if policy.is_protected else []
+    return "; ".join(told) or "nothing"
 
 
 def _show(policy: AliasPolicy, as_json: bool) -> None:
@@ -161,7 +224,9 @@ def _show(policy: AliasPolicy, as_json: bool) -> None:
     for suite in policy.suites:
         fields[f"suite {suite.suite}"] = _suite_text(suite)
     more = {
-        "demands": "" if policy.suites else "nothing",
+        "approvals": policy.num_approvals or "",
+        "protected": "yes" if policy.is_protected else "",
+        "demands": "" if _demands_text(policy) != "nothing" else "nothing",
         "max age": "" if policy.max_age_s is None else f"{policy.max_age_s:g} s",
         "rollback window": f"{policy.rollback_window_s:g} s",
         "etag": policy.etag,
@@ -211,7 +276,7 @@ def check(
         show_table(
             report.checks,
             {
-                "suite": lambda c: c.suite,
+                "suite": lambda c: c.suite or "approvals",
                 "metric": lambda c: c.metric,
                 "result": lambda c: c.code,
                 "value": lambda c: c.value,
@@ -224,7 +289,8 @@ def check(
         missed = sum(not check.passed for check in report.checks)
         raise CommandError(
             f"{adapter}@{version_number(version)} misses {missed} of {len(report.checks)} demands",
-            "measure it (`loradock eval run`), or choose another version",
+            "measure it (`loradock eval run`), have it approved (`loradock alias approve`), or "
+            "choose another version",
             PRECONDITION,
         )
     note(f"{adapter}@{version_number(version)} meets the policy of {alias}")

@@ -12,7 +12,7 @@ from statistics import fmean
 from loradock.cli.refusal import CommandError
 from loradock.cli.statistics import bootstrap_interval, wilson_interval
 from loradock.cli.suite import Outcome, Row, Suite
-from loradock.client import Answerer, Client, Metric, Usage
+from loradock.client import Answerer, Client, ItemScores, Metric, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class SuiteResult:
     metrics: tuple[Metric, ...]
     cost: dict[str, float]
     harness: str
+    items: ItemScores  # of each row, by its line among the filled ones
 
 
 def run_suite(
@@ -69,6 +70,7 @@ def run_suite(
         metrics=metrics_of(suite.scorer, [result.outcome for result in results]),
         cost={"tokens": float(tokens), "seconds": round(seconds, 3)},
         harness=f"loradock eval run {installed_version('loradock')}",
+        items=items_of(suite.scorer, [result.outcome for result in results]),
     )
 
 
@@ -87,6 +89,16 @@ def _one_answerer(results: Sequence[RowResult]) -> Answerer:
     if len({(r.answerer.version_digest, r.answerer.base_digests) for r in results}) != 1:
         raise CommandError("several versions answered: name one by number, as in task@2")
     return results[0].answerer
+
+
+def items_of(scorer: str, outcomes: Sequence[Outcome]) -> ItemScores:
+    """Give what each row was worth, by the names of `metrics_of`."""
+    shares = tuple(float(outcome.is_right) for outcome in outcomes)
+    scores = {"accuracy": shares}
+    if scorer == "json":
+        fields = tuple(outcome.field_share for outcome in outcomes)
+        scores = {"object_accuracy": shares, "field_accuracy": fields}
+    return ItemScores(tuple(str(row) for row in range(1, len(outcomes) + 1)), scores)
 
 
 def metrics_of(scorer: str, outcomes: Sequence[Outcome]) -> tuple[Metric, ...]:

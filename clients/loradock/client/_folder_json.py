@@ -3,7 +3,7 @@
 profile.json: {"template", "system", "labels", "decoding": {"max_tokens", "temperature", "top_k",
     "top_p", "repetition_penalty", "stop"}}
 lineage.json: {"parents": ["sha256:…" | {"version": "<reference or digest>"}],
-    "datasets": [{"name", "digest"}], "training": {…}}
+    "datasets": [{"name", "digest"}], "training": {…}, "merge_of" and "distilled_from": as parents}
 version.json, which a pull writes: {"version", "digest", "base_model", "files",
     "base_digests": {"structural", "weights", "tokenizer"}}
 """
@@ -29,6 +29,8 @@ class LineageFile:
     parents: tuple[str, ...] = ()
     datasets: tuple[Dataset, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
+    merge_of: tuple[str, ...] = ()
+    distilled_from: tuple[str, ...] = ()
 
 
 def _is_number(value: Any) -> bool:  # noqa: ANN401
@@ -89,8 +91,11 @@ DECODING_KEYS: dict[str, Check] = {
     "repetition_penalty": _NUMBER,
     "stop": _TEXTS,
 }
+_VERSIONS: Check = (_all(_is_parent), 'a list of "sha256:…" or {"version": "<reference>"}')
 LINEAGE_KEYS: dict[str, Check] = {
-    "parents": (_all(_is_parent), 'a list of "sha256:…" or {"version": "<reference>"}'),
+    "parents": _VERSIONS,
+    "merge_of": _VERSIONS,
+    "distilled_from": _VERSIONS,
     "datasets": (_all(_is_dataset), 'a list of {"name", "digest"}'),
     "training": _OBJECT,
 }
@@ -126,13 +131,17 @@ def read_lineage(path: Path, problems: list[Problem]) -> LineageFile:
     if problems:
         return LineageFile()
     return LineageFile(
-        parents=tuple(
-            parent["version"] if isinstance(parent, dict) else parent
-            for parent in content.get("parents", ())
-        ),
+        parents=_versions(content, "parents"),
         datasets=tuple(Dataset(**dataset) for dataset in content.get("datasets", ())),
         training=content.get("training", {}),
+        merge_of=_versions(content, "merge_of"),
+        distilled_from=_versions(content, "distilled_from"),
     )
+
+
+def _versions(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    found = content.get(key, ())
+    return tuple(one["version"] if isinstance(one, dict) else one for one in found)
 
 
 def read_base_digests(path: Path, problems: list[Problem]) -> BaseDigests | None:
@@ -192,5 +201,7 @@ def lineage_json(lineage: Lineage) -> dict[str, Any]:
         "parents": list(lineage.parents),
         "datasets": [{"name": d.name, "digest": d.digest} for d in lineage.datasets],
         "training": dict(lineage.training),
+        "merge_of": list(lineage.merge_of),
+        "distilled_from": list(lineage.distilled_from),
     }
     return {key: value for key, value in content.items() if value}

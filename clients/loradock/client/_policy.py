@@ -15,6 +15,7 @@ DEADLINES_S = {
     "PinAdapter": 120.0,
     "PublishVersion": 120.0,
     "GetLineage": 60.0,
+    "ListAffected": 60.0,
     "CollectGarbage": 600.0,
     "VerifyBlobs": 600.0,
     "VerifyAudit": 300.0,
@@ -33,16 +34,21 @@ IDEMPOTENT_METHODS = {
         *("CreateAdapter", "GetAdapter", "ListAdapters"),
         *("FindMissingBlobs", "DownloadBlob", "PublishVersion"),
         *("GetVersion", "ResolveVersion", "ListVersions", "SearchVersions"),
+        *("HoldVersion", "UnholdVersion"),
     ),
     "AliasService": (
         *("SetAlias", "GetAlias", "ListAliases", "ListAliasHistory", "RollbackAlias"),
         *("SetAliasPolicy", "GetAliasPolicy", "CheckAliasPolicy"),
+        *("ListAliasPolicyRevisions", "ApproveVersion", "ListApprovals"),
     ),
     "RolloutService": (
         *("StartRollout", "GetRollout", "PauseRollout", "ResumeRollout"),
         *("PromoteRollout", "AbortRollout"),
     ),
-    "EvaluationService": ("RecordEvaluation", "GetEvaluation", "ListEvaluations", "GetLineage"),
+    "EvaluationService": (
+        *("RecordEvaluation", "GetEvaluation", "ListEvaluations"),
+        *("GetLineage", "ListAffected"),
+    ),
     "InferenceService": ("Generate", "StreamGenerate", "Score", "Classify", "CountTokens"),
     "AdminService": (
         *(

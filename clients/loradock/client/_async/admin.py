@@ -27,6 +27,7 @@ from loradock.client._wire.admin import (
     diagnosis_of,
     garbage_of,
     imported_of,
+    retention_message,
     verification_of,
 )
 from loradock.client._wire.built import built
@@ -43,17 +44,25 @@ class AsyncAdmin:
         self._stub = AdminServiceStub(calls.channel)
 
     async def collect_garbage(
-        self, *, grace_s: float | None = None, dry_run: bool = False
+        self,
+        *,
+        grace_s: float | None = None,
+        keep_last: int | None = None,
+        keep_younger_s: float | None = None,
+        dry_run: bool = False,
     ) -> AsyncIterator[Garbage]:
         """Take away what has been garbage for longer than `grace_s` (a day), and give it.
 
-        With `dry_run` nothing is taken. What is not read to its end is not collected to its end.
+        With `keep_last` or `keep_younger_s`, also delete the project's versions, ready or yanked,
+        that nothing refers to and that neither keeps; their bytes go with a later run. With
+        `dry_run` nothing is taken. What is not read to its end is not collected to its end.
         """
         request = built(
             wire.CollectGarbageRequest,
             parent=project_name(self._calls.project),
             grace=None if grace_s is None else duration(grace_s),
             validate_only=dry_run,
+            retention=retention_message(keep_last, keep_younger_s),
         )
         answers = self._calls.download(
             self._stub.CollectGarbage, request, timeout_s=deadline_s("CollectGarbage")

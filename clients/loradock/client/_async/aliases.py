@@ -8,8 +8,10 @@ from datetime import datetime
 from loradock.client._async.calls import AsyncCalls
 from loradock.client._errors import NotFound
 from loradock.client._names import adapter_name, alias_name
+from loradock.client._values.policy import Approval
 from loradock.client._values.registry import Alias, AliasChange, AliasMove
 from loradock.client._wire.built import built
+from loradock.client._wire.policy import approval_of
 from loradock.client._wire.registry import alias_change_of, alias_move_of, alias_of
 from loradock.client._wire.scalars import duration, timestamp
 from loradock.v1 import alias_service_pb2 as wire
@@ -123,6 +125,33 @@ class AsyncAliases:
             self._stub.RollbackAlias, request, longer_s=wait_s or 0.0, request_id=request_id
         )
         return alias_change_of(response)
+
+    async def approve(
+        self, adapter: str, alias: str, number: int, *, reason: str = ""
+    ) -> tuple[Approval, ...]:
+        """Agree to an alias's move to a version; give all approvals of it that stand."""
+        name = alias_name(adapter, alias, self._calls.project)
+        request = built(wire.ApproveVersionRequest, name=name, version_number=number, reason=reason)
+        response = await self._calls.unary(self._stub.ApproveVersion, request)
+        return tuple(map(approval_of, response.approvals))
+
+    async def withdraw(
+        self, adapter: str, alias: str, number: int, *, reason: str = ""
+    ) -> tuple[Approval, ...]:
+        """Take one's own approval back; give those that stand. NotFound if there is none."""
+        name = alias_name(adapter, alias, self._calls.project)
+        request = built(
+            wire.WithdrawApprovalRequest, name=name, version_number=number, reason=reason
+        )
+        response = await self._calls.unary(self._stub.WithdrawApproval, request)
+        return tuple(map(approval_of, response.approvals))
+
+    async def approvals(self, adapter: str, alias: str, number: int) -> tuple[Approval, ...]:
+        """Give the approvals of a version that were not taken back."""
+        name = alias_name(adapter, alias, self._calls.project)
+        request = built(wire.ListApprovalsRequest, name=name, version_number=number)
+        response = await self._calls.unary(self._stub.ListApprovals, request)
+        return tuple(map(approval_of, response.approvals))
 
     async def delete(
         self, adapter: str, alias: str, *, etag: str | None = None, reason: str = ""

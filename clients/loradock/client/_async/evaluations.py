@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from loradock.client._async.calls import AsyncCalls
 from loradock.client._errors import InvalidRequest
 from loradock.client._names import base_name, parse_reference, project_name, version_name
-from loradock.client._values.evaluation import Evaluation, Metric
+from loradock.client._values.evaluation import Evaluation, ItemScores, Metric
 from loradock.client._wire.built import built
-from loradock.client._wire.evaluation import evaluation_of, metric_message
+from loradock.client._wire.evaluation import evaluation_of, item_messages, metric_message
 from loradock.v1 import evaluation_service_pb2 as wire
 from loradock.v1 import registry_service_pb2 as registry_wire
 from loradock.v1 import resources_pb2
@@ -33,6 +33,7 @@ class AsyncEvaluations:
         dataset_digest: str,
         version: str | None = None,
         base: str | None = None,
+        items: ItemScores | None = None,
         cost: Mapping[str, float] | None = None,
         harness: str = "",
         engine_profile: str = "",
@@ -40,7 +41,8 @@ class AsyncEvaluations:
     ) -> Evaluation:
         """Append a measurement of a `version` ("support-triage@2") or of a `base` alone.
 
-        A version is measured on the base that it was made for, unless `base` says otherwise.
+        A version is measured on the base that it was made for, unless `base` says otherwise. With
+        `items`, what each item was worth, policies compare versions item by item, which tells more.
         """
         project, name = self._measured_version(version)
         base = await self._base_of(name) if base is None and name else base or ""
@@ -51,6 +53,8 @@ class AsyncEvaluations:
             base_model=base_name(base),
             version=name,
             metrics=[metric_message(metric) for metric in metrics],
+            item_ids=() if items is None else items.ids,
+            item_scores=item_messages(items),
             cost=cost or {},
             harness=harness,
             engine_profile=engine_profile,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from loradock.client._wire.registry import (
     profile_message,
     version_of,
 )
+from loradock.client._wire.scalars import timestamp
 from loradock.v1 import registry_service_pb2 as wire
 from loradock.v1 import resources_pb2
 from loradock.v1.registry_service_pb2_grpc import RegistryServiceStub
@@ -61,6 +63,8 @@ class AsyncVersions:
         base: str,
         base_digests: BaseDigests | None = None,
         parents: Sequence[str] | None = None,
+        merge_of: Sequence[str] | None = None,
+        distilled_from: Sequence[str] | None = None,
         datasets: Sequence[Dataset] | None = None,
         training: Mapping[str, Any] | None = None,
         profile: Profile | None = None,
@@ -72,7 +76,8 @@ class AsyncVersions:
 
         What the registry has already isn't sent again. `profile.json` and `lineage.json` in the
         folder are read, and the `version.json` of a pull: the weights were made for the base whose
-        digests it has. What is given here goes before them. `parents` are references or digests.
+        digests it has. What is given here goes before them. `parents`, `merge_of` (whose weights
+        were merged) and `distilled_from` (whose answers were learnt) are references or digests.
         With `validate_only` the bytes go up and everything is checked, but nothing is published.
         """
         project, adapter_id = split_adapter(adapter, self._calls.project)
@@ -90,6 +95,10 @@ class AsyncVersions:
             await self._digests(local.lineage.parents if parents is None else parents, project),
             tuple(local.lineage.datasets if datasets is None else datasets),
             local.lineage.training if training is None else training,
+            await self._digests(local.lineage.merge_of if merge_of is None else merge_of, project),
+            await self._digests(
+                local.lineage.distilled_from if distilled_from is None else distilled_from, project
+            ),
         )
         request.lineage.CopyFrom(lineage_message(lineage))
         sent_bytes = await self._blobs.send(project, (local.config, local.weights), progress)
@@ -170,13 +179,17 @@ class AsyncVersions:
         tag: str = "",
         text: str = "",
         metric: MetricFilter | None = None,
+        derived_from: str = "",
         page_size: int = 0,
     ) -> AsyncIterator[Version]:
-        """Find versions over all adapters of the project."""
+        """Find versions over all adapters of the project.
+
+        `derived_from` is the digest of a dataset or a version that they came from, at any distance.
+        """
         request = built(
             wire.SearchVersionsRequest,
             parent=project_name(self._calls.project),
-            filter=filter_message(base, tag, text, metric),
+            filter=filter_message(base, tag, text, metric, derived_from),
             page_size=page_size,
         )
         return self._calls.pages(
@@ -194,6 +207,24 @@ class AsyncVersions:
         name = version_name(adapter, number, self._calls.project)
         request = built(wire.UnyankVersionRequest, name=name, reason=reason)
         return version_of((await self._calls.unary(self._stub.UnyankVersion, request)).version)
+
+    async def hold(
+        self, adapter: str, number: int, *, reason: str, expires_at: datetime | None = None
+    ) -> Version:
+        """Keep a version from being deleted, until a time or until `unhold`; again is anew."""
+        request = built(
+            wire.HoldVersionRequest,
+            name=version_name(adapter, number, self._calls.project),
+            reason=reason,
+            expires_at=None if expires_at is None else timestamp(expires_at),
+        )
+        return version_of((await self._calls.unary(self._stub.HoldVersion, request)).version)
+
+    async def unhold(self, adapter: str, number: int, *, reason: str = "") -> Version:
+        """Take a hold back; without one nothing happens."""
+        name = version_name(adapter, number, self._calls.project)
+        request = built(wire.UnholdVersionRequest, name=name, reason=reason)
+        return version_of((await self._calls.unary(self._stub.UnholdVersion, request)).version)
 
     async def delete(self, adapter: str, number: int) -> None:
         """Remove a version that nothing refers to."""

@@ -55,13 +55,14 @@ class Adapters:
         tag: str = "",
         text: str = "",
         metric: MetricFilter | None = None,
+        derived_from: str = "",
         page_size: int = 0,
     ) -> Iterator[Adapter]:
         """List the project's adapters, those that all given filters let through."""
         request = built(
             wire.ListAdaptersRequest,
             parent=project_name(self._calls.project),
-            filter=filter_message(base, tag, text, metric),
+            filter=filter_message(base, tag, text, metric, derived_from),
             page_size=page_size,
         )
         return self._calls.pages(

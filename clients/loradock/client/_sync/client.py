@@ -28,10 +28,10 @@ from loradock.client._sync.rollouts import Rollouts
 from loradock.client._sync.servers import Servers
 from loradock.client._sync.stream import TextStream
 from loradock.client._sync.versions import Versions
-from loradock.client._values.evaluation import LineageGraph
+from loradock.client._values.evaluation import Affected, LineageGraph
 from loradock.client._values.inference import Classification, Generation, Scores, TokenCount
 from loradock.client._wire.built import built
-from loradock.client._wire.evaluation import lineage_graph_of
+from loradock.client._wire.evaluation import affected_of, lineage_graph_of
 from loradock.client._wire.inference import (
     Priority,
     Prompt,
@@ -44,7 +44,7 @@ from loradock.client._wire.inference import (
     target_message,
     token_count_of,
 )
-from loradock.client._wire.lineage import lineage_request
+from loradock.client._wire.lineage import affected_request, lineage_request
 from loradock.v1 import inference_service_pb2 as wire
 from loradock.v1.evaluation_service_pb2_grpc import EvaluationServiceStub
 from loradock.v1.inference_service_pb2_grpc import InferenceServiceStub
@@ -276,3 +276,14 @@ class Client:
             reference, dataset, base, direction, max_depth, self._calls.project
         )
         return lineage_graph_of(self._calls.unary(self._lineage.GetLineage, request))
+
+    def affected(
+        self,
+        reference: str | None = None,
+        *,
+        dataset: str | None = None,
+        base: str | None = None,
+    ) -> Affected:
+        """Tell what came of a version, a dataset or a base, and where that answers now."""
+        request = affected_request(reference, dataset, base, self._calls.project)
+        return affected_of(self._calls.unary(self._lineage.ListAffected, request))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from loradock.client._errors import NotFound
 from loradock.client._names import policy_name
@@ -30,19 +30,25 @@ class Policies:
         *,
         max_age_s: float | None = None,
         rollback_window_s: float | None = None,
+        num_approvals: int = 0,
+        is_protected: bool = False,
         etag: str | None = None,
         reason: str = "",
         validate_only: bool = False,
         request_id: str | None = None,
     ) -> AliasPolicy:
-        """Demand this from now on; without suites, nothing. Where the alias points, it stays.
+        """Demand this from now on, and nothing else. Where the alias points, it stays.
 
+        `num_approvals` are those of others than who moves the alias and who published the version;
+        if the alias `is_protected`, only who may set policies may move it.
         Without an `etag` the policy is read just before; an empty one only sets the first.
         """
         name = policy_name(adapter, alias, self._calls.project)
         request = built(
             wire.SetAliasPolicyRequest,
-            policy=policy_message(name, tuple(suites), max_age_s, rollback_window_s),
+            policy=policy_message(
+                name, tuple(suites), max_age_s, rollback_window_s, num_approvals, is_protected
+            ),
             etag=self._current_etag(adapter, alias) if etag is None else etag,
             reason=reason,
             validate_only=validate_only,
@@ -56,12 +62,19 @@ class Policies:
         except NotFound:
             return ""
 
-    def get(self, adapter: str, alias: str) -> AliasPolicy:
-        """Give what an alias demands; NotFound if nothing was ever demanded."""
-        request = built(
-            wire.GetAliasPolicyRequest, name=policy_name(adapter, alias, self._calls.project)
-        )
+    def get(self, adapter: str, alias: str, *, revision: int = 0) -> AliasPolicy:
+        """Give what an alias demands, or did in a revision; NotFound if that never was."""
+        name = policy_name(adapter, alias, self._calls.project)
+        request = built(wire.GetAliasPolicyRequest, name=name, revision=revision)
         return policy_of((self._calls.unary(self._stub.GetAliasPolicy, request)).policy)
+
+    def history(self, adapter: str, alias: str, *, page_size: int = 0) -> Iterator[AliasPolicy]:
+        """List what an alias demanded, the newest first; an `etag` is a revision."""
+        name = policy_name(adapter, alias, self._calls.project)
+        request = built(wire.ListAliasPolicyRevisionsRequest, name=name, page_size=page_size)
+        return self._calls.pages(
+            self._stub.ListAliasPolicyRevisions, request, lambda page: page.policies, policy_of
+        )
 
     def check(self, adapter: str, alias: str, number: int) -> PolicyReport:
         """Hold a version against what an alias demands."""

@@ -16,6 +16,7 @@ class GarbageKind(enum.Enum):
     POSSESSION = "possession"  # a project's claim to bytes that only others' versions have
     ORPHAN = "orphan"  # bytes that the catalog never heard of
     UNFINISHED = "unfinished"  # a write that was begun and never ended
+    VERSION = "version"  # one that the retention does not keep
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Garbage:
     """One thing that was, or would be, taken away."""
 
     kind: GarbageKind
-    name: str  # a digest, "project/digest", or a key of the store
+    name: str  # a digest, "project/digest", a key of the store, or "adapter@number"
     size_bytes: int
 
 

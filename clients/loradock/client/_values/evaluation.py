@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from loradock.client._values.registry import BaseDigests
+from loradock.client._values.registry import BaseDigests, VersionState
 
 
 class MetricDirection(enum.Enum):
@@ -31,6 +31,14 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemScores:
+    """What each item of the dataset was worth; the scores' mean is the metric's value."""
+
+    ids: tuple[str, ...]
+    scores: Mapping[str, tuple[float, ...]]  # by metric, in the order of the ids
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """An append-only record of one measurement of a version, or of a base alone."""
 
@@ -49,6 +57,7 @@ class Evaluation:
     engine_profile: str
     created_by: str
     created_at: datetime | None
+    items: ItemScores | None = None  # if they were recorded; not in lists
 
 
 class LineageKind(enum.Enum):
@@ -60,6 +69,8 @@ class LineageKind(enum.Enum):
     PARENT = "parent"
     DATASET = "dataset"
     TRAINING = "training"
+    MERGE_OF = "merge-of"
+    DISTILLED_FROM = "distilled-from"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +98,32 @@ class LineageGraph:
     root: str
     nodes: tuple[LineageNode, ...]
     edges: tuple[LineageEdge, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AffectedAlias:
+    """An alias that sends requests to an affected version, or did within its rollback window."""
+
+    adapter: str
+    alias: str
+    left_at: datetime | None  # None while requests go there
+
+
+@dataclass(frozen=True, slots=True)
+class AffectedVersion:
+    """A version that came of what was asked for, and where it answers."""
+
+    adapter: str
+    number: int
+    digest: str
+    state: VersionState
+    aliases: tuple[AffectedAlias, ...]
+    servers: tuple[str, ...]  # ids of those that have it resident
+
+
+@dataclass(frozen=True, slots=True)
+class Affected:
+    """All that came of `root`."""
+
+    root: str
+    versions: tuple[AffectedVersion, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -41,11 +42,45 @@ class AliasPolicy:
     set_by: str
     reason: str
     set_at: datetime | None
+    num_approvals: int = 0  # by others than who moves the alias and who published the version
+    is_protected: bool = False  # only who may set policies may move it
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """Somebody's word that a version may become an alias."""
+
+    version_number: int
+    approver: str
+    reason: str
+    approved_at: datetime | None
+
+
+class ComparisonMethod(enum.Enum):
+    """What a comparison with the incumbent rests on."""
+
+    UNSPECIFIED = "unspecified"
+    PAIRED = "paired"  # the same items, scored one by one
+    INTERVALS = "intervals"
+    POINTS = "points"  # the values alone
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How much better a version is than the incumbent; negative is worse."""
+
+    method: ComparisonMethod
+    difference: float
+    bound: float  # the difference is at least this, with 95 % confidence
+    num_items: int  # that were paired
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyCheck:
-    """One demand, and how the version meets it; no metric where the suite demands none."""
+    """One demand, and how the version meets it; no metric where the suite demands none.
+
+    Where approvals are checked, there is no suite.
+    """
 
     suite: str
     metric: str
@@ -54,6 +89,7 @@ class PolicyCheck:
     message: str
     value: float | None
     wanted: float | None
+    comparison: Comparison | None = None  # with the incumbent
 
 
 @dataclass(frozen=True, slots=True)

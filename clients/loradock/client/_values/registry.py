@@ -119,6 +119,18 @@ class Lineage:
     parents: tuple[str, ...] = ()  # digests of versions
     datasets: tuple[Dataset, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
+    merge_of: tuple[str, ...] = ()  # digests of versions whose weights were merged into this
+    distilled_from: tuple[str, ...] = ()  # digests of versions whose answers it was trained on
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What keeps a version from being deleted though nothing points at it."""
+
+    reason: str
+    held_by: str
+    held_at: datetime | None
+    expires_at: datetime | None  # None: until it is taken back
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +153,7 @@ class Version:
     max_rank: int
     created_by: str
     created_at: datetime | None
+    hold: Hold | None = None
 
     @property
     def reference(self) -> str:

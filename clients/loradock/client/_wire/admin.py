@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loradock.client._values import admin as values
 from loradock.client._wire.built import built
-from loradock.client._wire.scalars import enum_of, time_of
+from loradock.client._wire.scalars import duration, enum_of, time_of
 from loradock.v1 import admin_service_pb2 as wire
 
 
@@ -12,6 +12,16 @@ def garbage_of(message: wire.Garbage) -> values.Garbage:
     """Read what was taken away."""
     kind = enum_of(values.GarbageKind, wire.GarbageKind, message.kind, "GARBAGE_KIND_")
     return values.Garbage(kind, message.name, message.size_bytes)
+
+
+def retention_message(
+    keep_last: int | None, keep_younger_s: float | None
+) -> wire.Retention | None:
+    """Write which versions are kept; None if none are to go."""
+    if keep_last is None and keep_younger_s is None:
+        return None
+    younger = None if keep_younger_s is None else duration(keep_younger_s)
+    return built(wire.Retention, keep_last=keep_last, keep_younger=younger)
 
 
 def verification_of(message: wire.VerifyBlobsResponse) -> values.Verification:

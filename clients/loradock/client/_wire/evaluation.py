@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from loradock.client._names import part_after
 from loradock.client._values import evaluation as values
+from loradock.client._values.registry import VersionState
 from loradock.client._wire.built import built
 from loradock.client._wire.registry import base_digests_of
 from loradock.client._wire.scalars import enum_of, time_of
@@ -30,7 +31,19 @@ def evaluation_of(message: wire.Evaluation) -> values.Evaluation:
         engine_profile=message.engine_profile,
         created_by=message.created_by,
         created_at=time_of(message, "created_at"),
+        items=_items_of(message) if message.item_ids else None,
     )
+
+
+def _items_of(message: wire.Evaluation) -> values.ItemScores:
+    scores = {told.metric: tuple(told.scores) for told in message.item_scores}
+    return values.ItemScores(tuple(message.item_ids), scores)
+
+
+def item_messages(items: values.ItemScores | None) -> list[wire.ItemScores]:
+    """Write what each item was worth."""
+    told = {} if items is None else items.scores
+    return [built(wire.ItemScores, metric=name, scores=scores) for name, scores in told.items()]
 
 
 def _metric_of(message: wire.Metric) -> values.Metric:
@@ -81,4 +94,27 @@ def lineage_graph_of(message: service.GetLineageResponse) -> values.LineageGraph
             )
             for edge in message.edges
         ),
+    )
+
+
+def affected_of(message: service.ListAffectedResponse) -> values.Affected:
+    """Read what something has come into, and where that answers."""
+    return values.Affected(message.root, tuple(map(_affected_version_of, message.versions)))
+
+
+def _affected_version_of(message: service.AffectedVersion) -> values.AffectedVersion:
+    return values.AffectedVersion(
+        adapter=part_after(message.name, "adapters"),
+        number=int(part_after(message.name, "versions")),
+        digest=message.digest,
+        state=enum_of(VersionState, wire.VersionState, message.state, "VERSION_STATE_"),
+        aliases=tuple(
+            values.AffectedAlias(
+                part_after(alias.name, "adapters"),
+                part_after(alias.name, "aliases"),
+                time_of(alias, "left_at"),
+            )
+            for alias in message.aliases
+        ),
+        servers=tuple(message.server_ids),
     )

@@ -19,20 +19,7 @@ def lineage_request(
     project: str,
 ) -> wire.GetLineageRequest:
     """Write a walk; exactly one start is given."""
-    if sum(start is not None for start in (reference, dataset, base)) != 1:
-        raise InvalidRequest(
-            "name one start: a version's reference, dataset='sha256:…' or base='…'",
-            reason="INVALID_FIELD",
-            metadata={"field": "start"},
-        )
-    start: dict[str, Any]
-    if reference is not None:
-        wanted = parse_reference(reference, project)
-        project, start = wanted.project, {"reference": wanted.text}
-    elif dataset is not None:
-        start = {"dataset_digest": dataset}
-    else:
-        start = {"base_model": base_name(base or "")}
+    project, start = _start(reference, dataset, base, project)
     return built(
         wire.GetLineageRequest,
         parent=project_name(project),
@@ -44,3 +31,28 @@ def lineage_request(
         max_depth=max_depth,
         **start,
     )
+
+
+def affected_request(
+    reference: str | None, dataset: str | None, base: str | None, project: str
+) -> wire.ListAffectedRequest:
+    """Write whose descendants are asked for; exactly one start is given."""
+    project, start = _start(reference, dataset, base, project)
+    return built(wire.ListAffectedRequest, parent=project_name(project), **start)
+
+
+def _start(
+    reference: str | None, dataset: str | None, base: str | None, project: str
+) -> tuple[str, dict[str, Any]]:
+    if sum(start is not None for start in (reference, dataset, base)) != 1:
+        raise InvalidRequest(
+            "name one start: a version's reference, dataset='sha256:…' or base='…'",
+            reason="INVALID_FIELD",
+            metadata={"field": "start"},
+        )
+    if reference is not None:
+        wanted = parse_reference(reference, project)
+        return wanted.project, {"reference": wanted.text}
+    if dataset is not None:
+        return project, {"dataset_digest": dataset}
+    return project, {"base_model": base_name(base or "")}

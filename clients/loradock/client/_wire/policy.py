@@ -26,6 +26,18 @@ def policy_of(message: wire.AliasPolicy) -> values.AliasPolicy:
         set_by=message.set_by,
         reason=message.reason,
         set_at=time_of(message, "set_at"),
+        num_approvals=message.num_approvals,
+        is_protected=message.protected,
+    )
+
+
+def approval_of(message: wire.Approval) -> values.Approval:
+    """Read somebody's word."""
+    return values.Approval(
+        version_number=message.version_number,
+        approver=message.approver,
+        reason=message.reason,
+        approved_at=time_of(message, "approved_at"),
     )
 
 
@@ -56,6 +68,8 @@ def policy_message(
     suites: tuple[values.SuiteDemand, ...],
     max_age_s: float | None,
     rollback_window_s: float | None,
+    num_approvals: int,
+    is_protected: bool,
 ) -> wire.AliasPolicy:
     """Write what an alias is to demand."""
     return built(
@@ -64,6 +78,8 @@ def policy_message(
         suites=[_suite_message(suite) for suite in suites],
         max_age=None if max_age_s is None else duration(max_age_s),
         rollback_window=None if rollback_window_s is None else duration(rollback_window_s),
+        num_approvals=num_approvals,
+        protected=is_protected,
     )
 
 
@@ -106,4 +122,11 @@ def policy_check_of(message: wire.PolicyCheck) -> values.PolicyCheck:
         message=message.message,
         value=message.value if message.HasField("value") else None,
         wanted=message.wanted if message.HasField("wanted") else None,
+        comparison=_comparison_of(message.comparison) if message.HasField("comparison") else None,
     )
+
+
+def _comparison_of(told: wire.Comparison) -> values.Comparison:
+    kinds, prefix = wire.ComparisonMethod, "COMPARISON_METHOD_"
+    method = enum_of(values.ComparisonMethod, kinds, told.method, prefix)
+    return values.Comparison(method, told.difference, told.bound, told.num_items)

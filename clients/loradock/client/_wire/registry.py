@@ -86,6 +86,16 @@ def version_of(message: wire.AdapterVersion) -> values.Version:
         max_rank=message.max_rank,
         created_by=message.created_by,
         created_at=time_of(message, "created_at"),
+        hold=_hold_of(message.hold) if message.HasField("hold") else None,
+    )
+
+
+def _hold_of(message: wire.VersionHold) -> values.Hold:
+    return values.Hold(
+        reason=message.reason,
+        held_by=message.held_by,
+        held_at=time_of(message, "held_at"),
+        expires_at=time_of(message, "expires_at"),
     )
 
 
@@ -150,6 +160,8 @@ def _lineage_of(message: wire.Lineage) -> values.Lineage:
         parents=tuple(message.parents),
         datasets=tuple(values.Dataset(d.name, d.digest) for d in message.datasets),
         training=_plain(json_format.MessageToDict(message.training)),
+        merge_of=tuple(message.merge_of),
+        distilled_from=tuple(message.distilled_from),
     )
 
 
@@ -178,6 +190,8 @@ def lineage_message(lineage: values.Lineage) -> wire.Lineage:
         parents=lineage.parents,
         datasets=[built(wire.Dataset, name=d.name, digest=d.digest) for d in lineage.datasets],
         training=training,
+        merge_of=lineage.merge_of,
+        distilled_from=lineage.distilled_from,
     )
 
 
@@ -240,7 +254,7 @@ def alias_change_of(
 
 
 def filter_message(
-    base: str, tag: str, text: str, metric: values.MetricFilter | None
+    base: str, tag: str, text: str, metric: values.MetricFilter | None, derived_from: str
 ) -> registry_service_pb2.Filter:
     """Write a filter."""
     return built(
@@ -249,6 +263,7 @@ def filter_message(
         tag=tag,
         text=text,
         metric=None if metric is None else _metric_filter_message(metric),
+        derived_from=derived_from,
     )
 
 
