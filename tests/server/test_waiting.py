@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -19,6 +20,7 @@ from loradock.server.convert_inference import read_priority
 from loradock.server.errors import PermissionDenied, QueueFull
 from loradock.server.principal import Principal, Role
 
+Settings = dict[str, Any]
 HIGH, NORMAL, LOW = Priority.HIGH, Priority.NORMAL, Priority.LOW
 ANSWER = 900  # tokens: longer than any wait here
 
@@ -26,7 +28,7 @@ ANSWER = 900  # tokens: longer than any wait here
 @pytest.fixture
 async def narrow(tiny_base, tmp_path):
     """A server in whose batch one row runs."""
-    settings = {"max_running_rows": 1, "max_queue": 4, "max_requests_per_project": 3}
+    settings: Settings = {"max_running_rows": 1, "max_queue": 4, "max_requests_per_project": 3}
     async with running(tiny_base, tmp_path, **settings) as served:
         yield served
 
@@ -71,13 +73,13 @@ async def test_s8_who_exceeds_the_places_is_told_when_to_come_again(narrow):
 
 @pytest.mark.contract("S8")
 async def test_s8_what_would_fill_the_memory_many_times_over_is_turned_away(tiny_base, tmp_path):
-    settings = {"kv_tokens": 1024, "max_running_rows": 1}
+    settings: Settings = {"kv_tokens": 1024, "max_running_rows": 1}
     async with running(tiny_base, tmp_path, **settings) as served, busy(served):
         asks = [
             asyncio.create_task(served.ask(None, max_tokens=ANSWER)) for _ in range(MEMORIES + 4)
         ]
         done, waiting = await asyncio.wait(asks, timeout=1)
-        reasons = {info_of(task.exception()).metadata["what"] for task in done}
+        reasons = {info_of(await refusal_of(task)).metadata["what"] for task in done}
         assert reasons == {"tokens"}
         assert 1 <= len(waiting) <= MEMORIES + 1
         for task in waiting:
@@ -226,7 +228,11 @@ async def stage_of(call):
 @pytest.mark.contract("S13")
 async def test_s13_a_deadline_that_passes_says_during_what(tiny_base, tiny_adapter, tmp_path):
     """At each stage of a request's way; and nothing of it is left."""
-    settings = {"max_running_rows": 1, "max_deadline_s": 0.4, "stream_buffer_tokens": 10_000}
+    settings: Settings = {
+        "max_running_rows": 1,
+        "max_deadline_s": 0.4,
+        "stream_buffer_tokens": 10_000,
+    }
     async with running(tiny_base, tmp_path, **settings) as served:
         await served.publish("cold", tiny_adapter(1))
         async with hung_load(served):
@@ -255,8 +261,9 @@ async def test_s15_health_says_when_the_engine_cannot_go_on(tiny_base, tmp_path)
         health = health_pb2_grpc.HealthStub(served.channel)
         asked = health_pb2.HealthCheckRequest()
         assert (await health.Check(asked)).status == health_pb2.HealthCheckResponse.SERVING
-        served.parts.engine.decoder = None  # nothing can be computed any more
-        causes = []
+        engine: Any = served.parts.engine
+        engine.decoder = None  # nothing can be computed any more
+        causes: list[str] = []
         while len(causes) < 3:
             causes.append(info_of(await refusal_of(served.ask(None))).metadata["cause"])
         assert causes == ["compute", "compute", "engine"]

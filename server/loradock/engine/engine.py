@@ -6,13 +6,12 @@ computed is the decoder's. This module carries rows from one to the other, and t
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -46,6 +45,7 @@ from loradock.engine.protocol import (
 from loradock.engine.rows import Chunk, GenerateRow, Row, ScoreRow
 from loradock.engine.sampling import Drawn, logprobs_of
 from loradock.engine.scheduler import Scheduler
+from loradock.engine.work import problems_of, seed_of
 
 log = logging.getLogger(__name__)
 
@@ -144,12 +144,12 @@ class BuiltinEngine:
 
     def submit(self, work: Work) -> None:
         """Queue a row. Raises `BadWork`, `TooLong` or `NotResident`."""
-        problems = list(_problems(work, self._base.vocab_size))
+        problems = list(problems_of(work, self._base.vocab_size))
         if problems:
             raise BadWork("; ".join(problems))
         if work.adapter is not None and work.adapter not in self._resident:
             raise NotResident(work.adapter)
-        row = GenerateRow(work, _seed(work)) if isinstance(work, Generate) else ScoreRow(work)
+        row = GenerateRow(work, seed_of(work)) if isinstance(work, Generate) else ScoreRow(work)
         self._scheduler.check_fits(row)
         self._tell(row)
 
@@ -371,27 +371,6 @@ class BuiltinEngine:
 
 def _told(adapter: Adapter) -> ResidentAdapter:
     return ResidentAdapter(adapter.digest, adapter.num_modules, adapter.size_bytes)
-
-
-def _problems(work: Work, vocab_size: int) -> Iterator[str]:
-    """List what makes no sense."""
-    texts = (work.prompt, *(() if isinstance(work, Generate) else work.continuations))
-    if not work.prompt:
-        yield "the prompt is empty"
-    unknown = sorted({token for text in texts for token in text if not 0 <= token < vocab_size})
-    if unknown:
-        yield f"the base has no tokens {unknown[:5]}; it has 0 to {vocab_size - 1}"
-    if isinstance(work, Generate) and work.sampling.max_tokens < 1:
-        yield f"max_tokens is {work.sampling.max_tokens}, not at least 1"
-    if not isinstance(work, Generate) and not (work.continuations and all(work.continuations)):
-        yield "there is no continuation, or an empty one"
-
-
-def _seed(work: Generate) -> int:
-    """Give a row's own random stream: as asked for, or made of the row's name."""
-    if work.sampling.seed is not None:
-        return work.sampling.seed
-    return int.from_bytes(hashlib.sha256(work.row.encode()).digest()[:8], "big")
 
 
 def _eos_tokens(model: PreTrainedModel) -> frozenset[int]:
