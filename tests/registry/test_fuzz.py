@@ -3,12 +3,14 @@
 import json
 import re
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_admission import GOOD, GOOD_CONFIG, admit
 
+from loradock.registry.bundle.index import parse_index
 from loradock.registry.errors import InvalidArgument, InvalidName, NotAdmitted
 from loradock.registry.limits import Limits
 from loradock.registry.lora_config import MalformedConfig, read_config
@@ -157,3 +159,21 @@ def test_x5_any_template_renders_or_is_refused(template, content):
             render(template, content)
     else:
         assert content in render(template, content)
+
+
+CASES = sorted((Path(__file__).parent / "fuzz_cases").iterdir())
+
+
+@pytest.mark.contract("A4")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a4_what_the_guided_fuzzer_found_stays_fixed(case):
+    """Findings of scripts/fuzz.py, by the target that its name begins with."""
+    content, target = case.read_bytes(), case.name.split("-")[0]
+    read = {
+        "header": lambda: read_header(content, len(content), Limits()),
+        "config": lambda: read_config(content, Limits()),
+        "manifest": lambda: parse_manifest(content),
+        "bundle": lambda: parse_index(content),
+    }
+    with pytest.raises((MalformedHeader, MalformedConfig, InvalidArgument)):
+        read[target]()

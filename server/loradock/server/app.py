@@ -18,7 +18,7 @@ from loradock.server.admin_service import AdminService
 from loradock.server.alias_service import AliasService
 from loradock.server.blobs import BlobTransfers
 from loradock.server.config import Config
-from loradock.server.doctor import Doctor
+from loradock.server.doctor import Doctor, tell_store
 from loradock.server.evaluation_service import EvaluationService
 from loradock.server.follow_wait import FollowWait
 from loradock.server.gate import Gate
@@ -174,6 +174,7 @@ async def _listen(
             registry, threads, _server_id(), interval_s=config.follow_interval_s
         )
         server.tasks.append(asyncio.create_task(controller.run()))
+        server.tasks.append(asyncio.create_task(tell_store(registry, threads)))
     if config.pinned_references and inference is not None:
         server.tasks.append(asyncio.create_task(_begin(traffic, inference)))
     else:

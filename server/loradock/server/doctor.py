@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as release_of
 
@@ -13,8 +15,22 @@ from loradock.registry.errors import RegistryError
 from loradock.registry.registry import Registry
 from loradock.server.config import Config
 from loradock.server.identity import digests_of
+from loradock.server.threads import Threads
+
+log = logging.getLogger(__name__)
 
 _PACKAGES = ("grpcio", "protobuf", "sqlalchemy", "psycopg", "boto3", "torch", "transformers")
+
+
+async def tell_store(registry: Registry, threads: Threads) -> None:
+    """Find out what the store can do, once, and say so in the log."""
+    try:
+        can = await threads.run(registry.blobs.probe)
+    except RegistryError as error:
+        log.warning("the store could not be probed", extra={"facts": {"cause": str(error)}})
+        return
+    level = logging.INFO if can.conditional_put and can.multipart else logging.WARNING
+    log.log(level, "store probed", extra={"facts": asdict(can)})
 
 
 class Doctor:
