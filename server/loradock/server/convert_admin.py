@@ -8,9 +8,9 @@ from importlib.metadata import version as release_of
 
 from loradock.registry import garbage as garbage_nouns
 from loradock.registry import integrity as integrity_nouns
+from loradock.registry.audit_chain import AuditEvent, AuditReport
 from loradock.registry.bundle.importing import Imported
 from loradock.registry.diagnosis import Finding, Level
-from loradock.registry.resources import AuditEvent, AuditReport
 from loradock.server.convert_registry import timestamp
 from loradock.v1 import admin_service_pb2 as wire
 

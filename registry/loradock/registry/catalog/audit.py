@@ -6,7 +6,13 @@ from collections.abc import Mapping
 
 from sqlalchemy import Connection, select
 
-from loradock.registry.audit_chain import GENESIS, link
+from loradock.registry.audit_chain import (
+    GENESIS,
+    AuditBreak,
+    AuditEvent,
+    AuditReport,
+    link,
+)
 from loradock.registry.catalog.database import Database
 from loradock.registry.catalog.journal import Deed, record_deed
 from loradock.registry.catalog.pages import AnyRow, fetch_page, page, page_request
@@ -14,7 +20,7 @@ from loradock.registry.catalog.requests import Request
 from loradock.registry.catalog.tables import audit_events, counters
 from loradock.registry.catalog.types import microseconds
 from loradock.registry.names import check_text
-from loradock.registry.resources import AuditBreak, AuditEvent, AuditReport, Page
+from loradock.registry.resources import Page
 
 _PAGE = 1000
 _MAX_BREAKS = 100
