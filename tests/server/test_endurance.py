@@ -98,7 +98,7 @@ async def test_s16_many_loads_and_evictions_leave_nothing_behind(
         record_property(f"{name}_grown", value)
     assert grown["threads"] < 20, "pools start theirs when they are first needed"
     assert grown["files"] < 20, "so do pools of connections"
-    assert grown["objects"] < 200
+    assert grown["objects"] < 1000, "fewer than one in ten of the full form's cycles"
     assert grown["memory_kib"] < 8 * 1024
 
 

@@ -1,12 +1,16 @@
 """What an operator steers by hand: pins, prefetches, drains; and what is shown of it, to whom."""
 
 import asyncio
+import socket
+import subprocess
+import sys
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from served import alias_name, reason_of, refusal_of, running, until
 
+from loradock.client import Client
 from loradock.server.errors import StartRefused
 from loradock.server.pins import TEND_S
 from loradock.server.principal import Authenticator, Principal, Role
@@ -256,3 +260,29 @@ async def test_pins_are_tended_though_one_of_them_can_not_be(served):
     assert place.state == "absent"
     await asyncio.sleep(0)
     await until(lambda: place.state == "resident", timeout_s=TEND_S * 10)
+
+
+@pytest.mark.contract("S14")
+def test_s14_a_process_that_waits_for_its_pins_can_be_drained_and_ended(tiny_base, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        *(sys.executable, "-c", "from loradock.cli.main import main; main()", "serve"),
+        *("--model", str(tiny_base), "--model-name", "tiny", "--dtype", "float32"),
+        *("--data-dir", str(tmp_path), "--port", str(port), "--pin", "nowhere"),
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert server.stderr is not None and server.stdout is not None
+            assert any("bringing in what is pinned: nowhere" in line for line in server.stderr)
+            with Client(f"127.0.0.1:{port}") as client:
+                (told,) = client.server.status().degraded
+                assert told.startswith("pinned default/nowhere:production is not resident")
+                assert client.server.drain(exit=True) == 0
+            server.communicate(timeout=30)
+            assert server.returncode == 0
+        finally:
+            server.kill()

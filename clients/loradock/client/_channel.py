@@ -15,7 +15,11 @@ DEFAULT_ADDRESS = "127.0.0.1:7431"
 DEFAULT_MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 KEEPALIVE_S = 60  # not below: servers answer faster pings with GOAWAY
 
+# By which a server is looked at and steered, whether it takes part in traffic or not.
+ALSO_TO_THE_UNHEALTHY = ("grpc.inhibit_health_checking", 1)
+
 Token = str | Callable[[], str]
+ChannelOptions = list[tuple[str, str | int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +62,9 @@ def is_loopback(address: str) -> bool:
         return host == "localhost"
 
 
-def channel_options(max_message_bytes: int, tls: TLS | bool) -> list[tuple[str, str | int]]:
+def channel_options(max_message_bytes: int, tls: TLS | bool) -> ChannelOptions:
     """Give the options of a channel."""
-    options: list[tuple[str, str | int]] = [
+    options: ChannelOptions = [
         ("grpc.service_config", service_config()),
         ("grpc.enable_retries", 1),
         ("grpc.max_send_message_length", max_message_bytes),

@@ -20,9 +20,11 @@ from loradock.client._async.servers import AsyncServers
 from loradock.client._async.stream import AsyncTextStream
 from loradock.client._async.versions import AsyncVersions
 from loradock.client._channel import (
+    ALSO_TO_THE_UNHEALTHY,
     DEFAULT_ADDRESS,
     DEFAULT_MAX_MESSAGE_BYTES,
     TLS,
+    ChannelOptions,
     Token,
     channel_credentials,
     channel_options,
@@ -53,6 +55,8 @@ from loradock.v1.inference_service_pb2_grpc import InferenceServiceStub
 class AsyncClient:
     """A connection to Loradock, for one event loop. One channel, reused by all calls.
 
+    Only `server` has another one, by which a server that is drained, or not ready yet, is reached.
+
         async with AsyncClient("127.0.0.1:7431") as client:
             answer = await client.generate("Where is my parcel?", adapter="support-triage")
             print(answer.text, answer.answerer.version_number)
@@ -73,16 +77,20 @@ class AsyncClient:
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
     ) -> None:
         credentials = channel_credentials(address, tls=tls, token=token, insecure=insecure)
+
+        def calls_with(options: ChannelOptions) -> AsyncCalls:
+            channel = (
+                grpc.aio.insecure_channel(address, options)
+                if credentials is None
+                else grpc.aio.secure_channel(address, credentials, options)
+            )
+            return AsyncCalls(channel, project=project, token=token, timeout_s=timeout_s)
+
         options = channel_options(max_message_bytes, tls)
-        channel = (
-            grpc.aio.insecure_channel(address, options)
-            if credentials is None
-            else grpc.aio.secure_channel(address, credentials, options)
-        )
-        calls = AsyncCalls(channel, project=project, token=token, timeout_s=timeout_s)
-        self._calls = calls
-        self._inference = InferenceServiceStub(channel)
-        self._lineage = EvaluationServiceStub(channel)
+        calls = self._calls = calls_with(options)
+        self._steering = calls_with([*options, ALSO_TO_THE_UNHEALTHY])
+        self._inference = InferenceServiceStub(calls.channel)
+        self._lineage = EvaluationServiceStub(calls.channel)
         self.bases = AsyncBases(calls)
         self.adapters = AsyncAdapters(calls)
         self.versions = AsyncVersions(calls)
@@ -90,7 +98,7 @@ class AsyncClient:
         self.policies = AsyncPolicies(calls)
         self.rollouts = AsyncRollouts(calls)
         self.evaluations = AsyncEvaluations(calls)
-        self.server = AsyncServers(calls)
+        self.server = AsyncServers(self._steering)
         self.admin = AsyncAdmin(calls)
 
     async def __aenter__(self) -> Self:
@@ -100,8 +108,9 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the channel; what runs is cancelled."""
+        """Close the channels; what runs is cancelled."""
         await self._calls.close()
+        await self._steering.close()
 
     async def generate(
         self,

@@ -9,9 +9,11 @@ from typing import Literal, Self
 import grpc
 
 from loradock.client._channel import (
+    ALSO_TO_THE_UNHEALTHY,
     DEFAULT_ADDRESS,
     DEFAULT_MAX_MESSAGE_BYTES,
     TLS,
+    ChannelOptions,
     Token,
     channel_credentials,
     channel_options,
@@ -53,6 +55,8 @@ from loradock.v1.inference_service_pb2_grpc import InferenceServiceStub
 class Client:
     """A connection to Loradock. Safe to share between threads: one channel, reused by all calls.
 
+    Only `server` has another one, by which a server that is drained, or not ready yet, is reached.
+
         with Client("127.0.0.1:7431") as client:
             answer = client.generate("Where is my parcel?", adapter="support-triage")
             print(answer.text, answer.answerer.version_number)
@@ -73,16 +77,20 @@ class Client:
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
     ) -> None:
         credentials = channel_credentials(address, tls=tls, token=token, insecure=insecure)
+
+        def calls_with(options: ChannelOptions) -> Calls:
+            channel = (
+                grpc.insecure_channel(address, options)
+                if credentials is None
+                else grpc.secure_channel(address, credentials, options)
+            )
+            return Calls(channel, project=project, token=token, timeout_s=timeout_s)
+
         options = channel_options(max_message_bytes, tls)
-        channel = (
-            grpc.insecure_channel(address, options)
-            if credentials is None
-            else grpc.secure_channel(address, credentials, options)
-        )
-        calls = Calls(channel, project=project, token=token, timeout_s=timeout_s)
-        self._calls = calls
-        self._inference = InferenceServiceStub(channel)
-        self._lineage = EvaluationServiceStub(channel)
+        calls = self._calls = calls_with(options)
+        self._steering = calls_with([*options, ALSO_TO_THE_UNHEALTHY])
+        self._inference = InferenceServiceStub(calls.channel)
+        self._lineage = EvaluationServiceStub(calls.channel)
         self.bases = Bases(calls)
         self.adapters = Adapters(calls)
         self.versions = Versions(calls)
@@ -90,7 +98,7 @@ class Client:
         self.policies = Policies(calls)
         self.rollouts = Rollouts(calls)
         self.evaluations = Evaluations(calls)
-        self.server = Servers(calls)
+        self.server = Servers(self._steering)
         self.admin = Admin(calls)
 
     def __enter__(self) -> Self:
@@ -100,8 +108,9 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the channel; what runs is cancelled."""
+        """Close the channels; what runs is cancelled."""
         self._calls.close()
+        self._steering.close()
 
     def generate(
         self,
