@@ -8,7 +8,7 @@ from tiny_base import CONTEXT, VOCAB_SIZE
 from loradock.engine.engine import BuiltinEngine
 from loradock.engine.errors import AdapterError, BadWork, BaseError, NotResident, TooLong
 from loradock.engine.loading import load_base
-from loradock.engine.protocol import AdapterSource, Finish, LoraModule
+from loradock.engine.protocol import AdapterSource, Finish, Generate, LoraModule, Sampling
 
 PROMPT = list(range(3, 23))
 
@@ -30,6 +30,19 @@ def test_s19_a_request_beyond_the_context_is_refused_with_the_numbers(work):
     texts = [(4,), tuple([5] * 25)]
     assert refusal(work.ask_scores, long, texts) == (1000, 25, CONTEXT)
     work.settled()
+
+
+def test_a_row_of_a_name_that_is_taken_is_refused(work, bare_oracle):
+    """Waiting to be heard or running; once it has ended the name is free."""
+    again = Generate("twin", tuple(PROMPT), Sampling(300, ignore_eos=True))
+    work.engine.submit(again)
+    for _ in range(2):
+        with pytest.raises(BadWork, match="there is a row 'twin' already"):
+            work.engine.submit(again)
+        beside = work.ask(PROMPT)
+        bare_oracle.assert_greedy(PROMPT, work.result(beside).tokens)
+    work.engine.cancel("twin")
+    assert work.result("twin").finish is Finish.CANCELLED
 
 
 def test_s19_what_just_fits_runs_to_its_end(work, bare_oracle):

@@ -143,7 +143,7 @@ class BuiltinEngine:
             self.decoder.release(adapter)
 
     def submit(self, work: Work) -> None:
-        """Queue a row. Raises `BadWork`, `TooLong` or `NotResident`."""
+        """Queue a row. Raises `BadWork`, `TooLong`, `NotResident` or `EngineStopped`."""
         problems = list(problems_of(work, self._base.vocab_size))
         if problems:
             raise BadWork("; ".join(problems))
@@ -166,10 +166,17 @@ class BuiltinEngine:
 
     def _tell(self, what: Row | str) -> None:
         with self._has_work:
-            if self._stopped is not None and isinstance(what, Row):
-                raise EngineStopped(self._stopped)
+            if isinstance(what, Row):
+                self._check_takes(what)
             self._inbox.append(what)
             self._has_work.notify()
+
+    def _check_takes(self, row: Row) -> None:
+        if self._stopped is not None:
+            raise EngineStopped(self._stopped)
+        told = (what.name for what in self._inbox if isinstance(what, Row))
+        if self._scheduler.find(row.name) is not None or row.name in told:
+            raise BadWork(f"there is a row {row.name!r} already")
 
     def _run(self, sink: EventSink) -> None:
         """Step until closed. Runs on the engine's thread, the only one that computes."""
@@ -203,25 +210,24 @@ class BuiltinEngine:
             self._stopped = why
             told, self._inbox = self._inbox, []
         self._failure = None if failure is None else why
-        for row in self._scheduler.rows:
+        here = self._scheduler.rows
+        for row in here:
             with suppress(Exception):
                 self._scheduler.leave(row)
+        for row in dict.fromkeys([*here, *(what for what in told if isinstance(what, Row))]):
             self._say(row, finish=finish, failure=failure)
-        for what in told:
-            if isinstance(what, Row):
-                self._say(what, finish=finish, failure=failure)
 
     def _take_in(self) -> None:
         """Wait for something to do, and take in what was told."""
         with self._has_work:
             while not self._inbox and self._scheduler.is_idle and not self._is_closing:
                 self._has_work.wait()
-            told, self._inbox = self._inbox, []
-        for what in told:
-            if isinstance(what, Row):
-                self._scheduler.add(what)
-            elif (row := self._scheduler.find(what)) is not None:
-                self._end(row, Finish.CANCELLED)
+            for what in self._inbox:
+                if isinstance(what, Row):
+                    self._scheduler.add(what)
+                elif (row := self._scheduler.find(what)) is not None:
+                    self._end(row, Finish.CANCELLED)
+            self._inbox.clear()
 
     def _step_or_fail(self) -> None:
         """Step; if that can't be done at all, tell every row so, and go on with the next ones.
