@@ -72,6 +72,12 @@ async def test_metrics_count_what_was_asked_and_answered(tiny_base, tiny_adapter
         assert page("step_tokens_total") >= sum(u.output_tokens for u in usages)
         assert page("kv_blocks") == state.num_blocks
         assert page("versions", state="resident") == 1
+        for tier in ("memory", "disk"):
+            assert page("loads_total", tier=tier) == 1
+            assert 0 < page("tier_bytes", tier=tier) < page("tier_budget_bytes", tier=tier)
+        assert page("evictions_total") == page("failed_loads_total") == 0
+        for phase in ("fetch", "verify", "activate"):
+            assert page("load_seconds_sum", phase=phase) > 0
         assert page("leases") == page("running_rows") == page("divergent_aliases") == 0
         assert page("catalog_up") == 1
         assert page("server_info", base="tiny") == 1

@@ -106,6 +106,9 @@ def test_spans_lead_from_the_caller_to_the_step_loop(tmp_path, receiver):
         assert call.start_time_unix_nano <= stage.start_time_unix_nano
         assert stage.end_time_unix_nano <= call.end_time_unix_nano + 1_000_000
 
+    loads = receiver.children(receiver.children(call)["load"])
+    assert in_order(loads["fetch"], loads["verify"], loads["activate"])
+
     streamed = receiver.of("loradock.v1.InferenceService/StreamGenerate", "streamed")
     assert "stream" in receiver.children(streamed)
     assert streamed.parent_span_id == receiver.of("loradock.StreamGenerate", "streamed").span_id

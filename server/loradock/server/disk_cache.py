@@ -45,6 +45,7 @@ class DiskCache:
         self._downloads: dict[str, asyncio.Task[float]] = {}
         self._num_holders: Counter[str] = Counter()
         self.num_downloads = 0
+        self.num_removals = 0
         folder.mkdir(parents=True, exist_ok=True)
         self._remove_abandoned()
         self._sizes = {_digest_of(path): size for path, size, _ in self._files()}
@@ -142,6 +143,7 @@ class DiskCache:
             digest = _digest_of(path)
             if digest not in self._num_holders and _remove_unless_read(path):
                 del sizes[digest]
+                self.num_removals += 1
                 log.info("weights removed", extra={"facts": {"weights": digest, "bytes": size}})
         self._sizes = sizes
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 
 from loradock.engine.protocol import AdapterSource, Engine
 from loradock.registry.resources import Version
+from loradock.server import spans
 from loradock.server.disk_cache import DiskCache, NotCached
 from loradock.server.place import Loaded, Place, modules_of
 from loradock.server.room import Room
@@ -33,8 +35,9 @@ class Loader:
         """Bring a version in. The room that it takes is the caller's to give back."""
         weights, fetch_s = place.version.delta.weights, 0.0
         for tries_left in reversed(range(CACHE_TRIES)):
-            async with self._cache.held(weights) as seconds:
-                fetch_s += seconds
+            async with AsyncExitStack() as held:
+                with spans.span("fetch"):
+                    fetch_s += await held.enter_async_context(self._cache.held(weights))
                 await self._take_room(place)
                 try:
                     loaded = await self._threads.run(self._activate, place.version)
@@ -53,9 +56,12 @@ class Loader:
 
     def _activate(self, version: Version) -> Loaded:
         started = time.monotonic()
-        with self._cache.verified(version.delta.weights.digest) as path:
+        with ExitStack() as held:
+            with spans.span("verify"):
+                path = held.enter_context(self._cache.verified(version.delta.weights.digest))
             verified = time.monotonic()
             source = AdapterSource(version.digest, path, modules_of(version))
-            resident = self._engine.make_resident(source)
+            with spans.span("activate"):
+                resident = self._engine.make_resident(source)
         ended = time.monotonic()
         return Loaded(resident.size_bytes, verified - started, ended - verified)

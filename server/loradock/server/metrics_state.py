@@ -12,13 +12,14 @@ from prometheus_client.core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
     InfoMetricFamily,
+    SummaryMetricFamily,
 )
 from prometheus_client.metrics_core import Metric
 
 from loradock.engine.protocol import STEP_BOUNDS_S, EngineState
 from loradock.server.gate import Gate
 from loradock.server.inference import Inference
-from loradock.server.residency import DRAINING, FAILED, LOADING, RESIDENT
+from loradock.server.residency import ABSENT, CACHED, DRAINING, FAILED, LOADING, RESIDENT
 
 MAX_DIVERGENT = 100  # aliases named; how many there are in all is a figure of its own
 
@@ -71,12 +72,28 @@ def _buckets(state: EngineState) -> list[tuple[str, float]]:
 
 
 def _of_residencies(inference: Inference) -> Iterator[Metric]:
-    places = inference.inside.residencies.report()
-    states = Counter({LOADING: 0, RESIDENT: 0, DRAINING: 0, FAILED: 0})
-    states.update(place.state for place in places)
+    residencies = inference.inside.residencies
+    places = residencies.places()
+    states = Counter({state: 0 for state in (ABSENT, CACHED, LOADING, RESIDENT, DRAINING, FAILED)})
+    states.update(residencies.state_of(place) for place in places)
     yield _gauges("versions", "Versions by their place.", "state", states.items())
-    leases = sum(place.leases for place in places)
-    yield _gauge("leases", "Holds of requests on versions.", leases)
+    yield _gauge("leases", "Holds of requests on versions.", sum(p.num_leases for p in places))
+    room, cache = residencies.room, residencies.cache
+    used = {"memory": room.budget_bytes - room.free_bytes, "disk": cache.used_bytes}
+    budgets = {"memory": room.budget_bytes, "disk": cache.budget_bytes}
+    yield _gauges("tier_bytes", "Bytes that versions take.", "tier", used.items())
+    yield _gauges("tier_budget_bytes", "Bytes that they may take.", "tier", budgets.items())
+    loads = {"memory": residencies.num_loads, "disk": cache.num_downloads}
+    yield _counts("loads", "Versions that were brought in.", "tier", loads.items())
+    evicted = {"memory": residencies.num_evictions, "disk": cache.num_removals}
+    yield _counts("evictions", "Versions that made room for others.", "tier", evicted.items())
+    yield _count("failed_loads", "Versions that could not be.", residencies.num_failed_loads)
+    phases = SummaryMetricFamily(
+        "loradock_load_seconds", "What bringing versions in has taken.", labels=("phase",)
+    )
+    for phase, seconds in residencies.load_seconds.items():
+        phases.add_metric((phase,), loads["memory"], seconds)
+    yield phases
 
 
 def _of_aliases(inference: Inference) -> Iterator[Metric]:
@@ -105,6 +122,13 @@ def _count(name: str, help: str, value: float) -> Metric:
 
 def _gauges(name: str, help: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:
     family = GaugeMetricFamily(f"loradock_{name}", help, labels=(label,))
+    for key, value in values:
+        family.add_metric((key,), value)
+    return family
+
+
+def _counts(name: str, help: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:
+    family = CounterMetricFamily(f"loradock_{name}", help, labels=(label,))
     for key, value in values:
         family.add_metric((key,), value)
     return family

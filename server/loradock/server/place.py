@@ -33,10 +33,14 @@ class Loaded:
     fetch_s: float = 0.0
 
     @property
+    def seconds(self) -> dict[str, float]:
+        """What each phase has taken."""
+        return {"fetch": self.fetch_s, "verify": self.verify_s, "activate": self.activate_s}
+
+    @property
     def facts(self) -> dict[str, object]:
         """Say for a log line what took how long."""
-        seconds = {"fetch": self.fetch_s, "verify": self.verify_s, "activate": self.activate_s}
-        return {f"{name}_s": round(taken, 4) for name, taken in seconds.items()}
+        return {f"{name}_s": round(taken, 4) for name, taken in self.seconds.items()}
 
 
 @dataclass(slots=True)

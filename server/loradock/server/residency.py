@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from loradock.engine.protocol import Engine
 from loradock.registry.resources import Residency as ReportedResidency
 from loradock.registry.resources import Version
+from loradock.server import spans
 from loradock.server.disk_cache import DiskCache
 from loradock.server.errors import (
     AdapterLoadFailed,
@@ -81,6 +82,7 @@ class Residencies:
         self.num_loads = 0
         self.num_failed_loads = 0
         self.num_evictions = 0
+        self.load_seconds = dict.fromkeys(("fetch", "verify", "activate"), 0.0)  # of all loads
 
     def version(self, project: str, digest: str) -> Version | None:
         """Give a version that the next step can use."""
@@ -224,7 +226,8 @@ class Residencies:
 
     async def _load(self, place: Place) -> None:
         try:
-            loaded = await self._loader.load(place)
+            with spans.span("load", **{"loradock.digest": place.digest}):
+                loaded = await self._loader.load(place)
         except Exception as error:
             raise self._failed(place, error) from error
         finally:
@@ -236,6 +239,8 @@ class Residencies:
         place.arrive(loaded)
         self._greedy_dual.renew(place.worth)
         self.num_loads += 1
+        for phase, seconds in loaded.seconds.items():
+            self.load_seconds[phase] += seconds
         log.info("adapter is resident", extra={"facts": {"digest": place.digest} | loaded.facts})
         self._settle(place)
 
