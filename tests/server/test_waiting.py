@@ -255,6 +255,13 @@ async def test_s13_a_deadline_that_passes_says_during_what(tiny_base, tiny_adapt
         await until(lambda: served.is_idle)
 
 
+@pytest.mark.contract("S13")
+async def test_s13_callers_hear_it_before_they_give_up_themselves(narrow):
+    """By their own deadline: the server speaks a little before it, so that the stage is known."""
+    async with busy(narrow):
+        assert await stage_of(narrow.ask(None, timeout=1.5)) == "queue"
+
+
 @pytest.mark.contract("S15")
 async def test_s15_health_says_when_the_engine_cannot_go_on(tiny_base, tmp_path):
     async with running(tiny_base, tmp_path) as served:
