@@ -7,9 +7,10 @@ from services import make_bucket
 from tiny_adapters import adapter_bytes
 from tiny_registry import TARGETS, TinyRegistry, digest
 
-from loradock.registry.errors import DigestMismatch, NotFound
+from loradock.registry.errors import DigestMismatch, NotAdmitted, NotFound
 from loradock.registry.integrity import DamageKind
 from loradock.registry.registry import open_registry
+from loradock.registry.resources import Delta
 from loradock.registry.stores import blob_key
 
 
@@ -139,6 +140,24 @@ def test_r12_pushing_again_sends_and_replaces_what_was_found_damaged(anywhere):
         assert b"".join(registry.blobs.read("acme", delta.weights.digest)) == weights
         assert found(anywhere)[0] == {}
         assert registry.blobs.find_missing("acme", refs) == []
+
+
+@pytest.mark.contract("R5")
+def test_r5_bytes_that_changed_since_their_upload_do_not_become_ready(lite, tmp_path):
+    """And are asked for by the next push, though nobody has verified the store."""
+    weights, config = adapter_bytes(TARGETS, seed=1)
+    delta = Delta(lite.upload(weights), lite.upload(config))
+    for ref, content in ((delta.weights, weights), (delta.config, config)):
+        path = tmp_path / "lite-blobs" / blob_key(ref.digest)
+        path.write_bytes(content[:-4] + bytes([content[-4] ^ 1]) + content[-3:])
+        with pytest.raises((DigestMismatch, NotAdmitted)) as caught:
+            lite.publish(delta=delta)
+        assert lite.registry.versions.search("acme").items == []
+        if caught.type is DigestMismatch:
+            assert lite.registry.blobs.find_missing("acme", [ref]) == [ref]
+        path.write_bytes(content)
+        lite.upload(content)
+    assert lite.publish(delta=delta).created
 
 
 def test_damage_that_is_no_more_is_forgotten(lite, tmp_path):

@@ -18,6 +18,7 @@ from loradock.registry.catalog.possessions import (
     hold,
     hold_possessed,
     is_damaged,
+    mark_damaged,
     mark_whole,
     possessed,
     record_possession,
@@ -94,6 +95,21 @@ class Blobs:
         if offset < 0 or chunk_bytes < 1:
             raise InvalidArgument("offset", "is negative, or chunks are empty")
         return self._store.read(digest, offset=offset, chunk_bytes=chunk_bytes)
+
+    def checked(self, digest: str) -> Iterator[bytes]:
+        """Stream bytes that are going to be relied on: at their end DigestMismatch if they differ.
+
+        That is noted, so that who pushes them again is asked to send them.
+        """
+        sha256 = hashlib.sha256()
+        try:
+            for chunk in self._store.read(digest):
+                sha256.update(chunk)
+                yield chunk
+            _check_digest(digest, sha256.hexdigest())
+        except (NotFound, DigestMismatch):
+            self._database.write(lambda c: mark_damaged(c, digest), nudge=False)
+            raise
 
     def ref(self, project: str, digest: str) -> BlobRef:
         """Give a blob's reference if the project has it, else NotFound."""

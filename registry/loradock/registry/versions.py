@@ -155,7 +155,7 @@ class Versions(VersionTable):
         with self._database.read() as c:
             unknown = find_unknown_parents(c, project, parents)
         problems += parent_problems(unknown)
-        admission = Admission(self._store.read, self._limits)
+        admission = Admission(self._blobs.checked, self._limits)
         return admission.admit(base, manifest.delta, problems)
 
     def _publish(

@@ -276,7 +276,11 @@ def _temporary_folder(location: S3Location) -> Path:
     """Give the same place to every process of a user that has no better one."""
     where = f"{location.endpoint_url} {location.bucket} {location.prefix}"
     name = hashlib.sha256(where.encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"loradock-{os.getuid()}" / name
+    mine = Path(tempfile.gettempdir()) / f"loradock-{os.getuid()}"
+    mine.mkdir(mode=0o700, exist_ok=True)
+    if mine.is_symlink() or mine.stat().st_uid != os.getuid():
+        raise StoreUnavailable(f"{mine} is somebody else's: say where uploads may wait")
+    return mine / name
 
 
 def _condition(conditional: bool) -> _Arguments:
