@@ -1,7 +1,9 @@
 """What Prometheus reads: figures of calls, versions, engine and process, and their bounds."""
 
 import asyncio
+import re
 import urllib.request
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -30,6 +32,19 @@ class Page:
             for sample in self.samples
             if sample.name == f"loradock_{name}" and labels.items() <= sample.labels.items()
         )
+
+    def names(self):
+        """Give the names of the project's own figures."""
+        names = {sample.name for sample in self.samples if sample.name.startswith("loradock_")}
+        return {re.sub(r"_(bucket|count|sum|created)$", "", name) for name in names} - {
+            name.removesuffix("_total") for name in names if name.endswith("_total")
+        }
+
+
+def documented():
+    page = Path(__file__).parents[2] / "docs" / "observability.md"
+    table = [line.split("|")[1] for line in page.read_text().splitlines() if line.startswith("|")]
+    return {name for cell in table for name in re.findall(r"`(loradock_\w+)`", cell)}
 
 
 async def read(served):
@@ -82,6 +97,7 @@ async def test_metrics_count_what_was_asked_and_answered(tiny_base, tiny_adapter
         assert page("catalog_up") == 1
         assert page("server_info", base="tiny") == 1
         assert any(sample.name == "process_resident_memory_bytes" for sample in page.samples)
+        assert page.names() <= documented() <= page.names() | {"loradock_alias_divergent"}
 
 
 async def test_taken_or_open_metrics_ports_are_refused_before_anything_is_listened_on(
