@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import threading
 from typing import Any
 
+import grpc
 import pytest
 
 from loradock.client import (
@@ -12,6 +14,7 @@ from loradock.client import (
     Client,
     DataLoss,
     Dataset,
+    DeadlineExceeded,
     InvalidRequest,
     Profile,
     TransferProgress,
@@ -61,10 +64,12 @@ def folder(tmp_path):
 
 
 def uploads(scripted):
-    return [
+    """What was sent of each file, the smallest first."""
+    sent = [
         [wire.UploadBlobRequest.FromString(request) for request in call.requests]
         for call in scripted.received("UploadBlob")
     ]
+    return sorted(sent, key=len)
 
 
 def test_push_sends_a_header_and_chunks(scripted, folder):
@@ -86,6 +91,48 @@ def test_push_sends_a_header_and_chunks(scripted, folder):
     assert b"".join(request.chunk for request in weights[1:]) == WEIGHTS
     total = len(WEIGHTS)
     assert told[-1] == TransferProgress("adapter_model.safetensors", total, total)
+
+
+@pytest.mark.contract("R5")
+def test_r5_the_files_of_a_push_go_up_side_by_side(scripted, folder):
+    """Neither upload is answered before both have come."""
+    both = threading.Barrier(2)
+
+    def together(request, context):
+        both.wait(10)
+        return wire.UploadBlobResponse().SerializeToString()
+
+    scripted.answer("FindMissingBlobs", all_missing)
+    scripted.answer("UploadBlob", together, together)
+    with Client(scripted.address) as client:
+        sent_bytes = client.versions.push("triage", folder, base="tiny").sent_bytes
+    assert sent_bytes == len(CONFIG) + len(WEIGHTS)
+
+
+def late(request, context):
+    context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "longer than any call may take")
+
+
+def missing_weights(committed_bytes=0):
+    digest = digest_of(WEIGHTS)
+    blob = resources_pb2.Blob(digest=digest, size_bytes=len(WEIGHTS))
+    return wire.FindMissingBlobsResponse(
+        missing=[blob], committed_bytes={digest: committed_bytes} if committed_bytes else {}
+    )
+
+
+@pytest.mark.contract("R5")
+def test_r5_an_upload_longer_than_a_call_may_take_goes_up_in_several(scripted, folder):
+    scripted.answer("FindMissingBlobs", missing_weights(), missing_weights(CHUNK_BYTES))
+    scripted.answer("UploadBlob", late)
+    with Client(scripted.address) as client:
+        client.versions.push("triage", folder, base="tiny")
+    offsets = [requests[0].header.offset_bytes for requests in uploads(scripted)]
+    assert sorted(offsets) == [0, CHUNK_BYTES]
+    scripted.answer("FindMissingBlobs", missing_weights())
+    scripted.answer("UploadBlob", late)
+    with Client(scripted.address, timeout_s=30) as client, pytest.raises(DeadlineExceeded):
+        client.versions.push("triage", folder, base="tiny")
 
 
 def test_push_sends_only_what_is_missing(scripted, folder):

@@ -10,7 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
-from loradock.client._errors import Aborted, DataLoss, LoradockError, Unavailable
+from loradock.client._errors import (
+    Aborted,
+    DataLoss,
+    DeadlineExceeded,
+    LoradockError,
+    Unavailable,
+)
 from loradock.client._folder import LocalFile, chunks_of
 from loradock.client._values.registry import Blob, TransferProgress
 from loradock.client._wire.registry import blob_message
@@ -28,8 +34,17 @@ class Upload:
     """One file on its way up, however often it breaks off. Bounded: see `after`."""
 
     def __init__(
-        self, parent: str, file: LocalFile, committed_bytes: int, progress: OnProgress | None
+        self,
+        parent: str,
+        file: LocalFile,
+        committed_bytes: int,
+        progress: OnProgress | None,
+        *,
+        within_limit: bool = False,
     ) -> None:
+        """`within_limit`: the caller gave each call its time, so that more than it is too much."""
+        # A server bounds each call: a file that takes longer goes up in several.
+        self._may_go_on = (Unavailable,) if within_limit else (Unavailable, DeadlineExceeded)
         self.parent, self.file, self._progress = parent, file, progress
         self._offset = committed_bytes
         self.num_failures = 0  # in a row, without a byte gained
@@ -56,7 +71,7 @@ class Upload:
         is_wrong_part = isinstance(error, DataLoss | Aborted) and not began_anew
         if is_wrong_part and not self._is_suspect:
             self._is_suspect = True
-        elif not isinstance(error, Unavailable) or self.num_failures >= MAX_FAILURES:
+        elif not isinstance(error, self._may_go_on) or self.num_failures >= MAX_FAILURES:
             raise error
         return random.uniform(0.5, 1.0) * min(0.2 * 2.0**self.num_failures, MAX_PAUSE_S)
 

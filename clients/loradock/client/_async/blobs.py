@@ -38,7 +38,13 @@ class AsyncBlobs:
         missing = {blob.digest for blob in response.missing}
         lacking = [file for file in files if file.blob.digest in missing]
         uploads = [
-            Upload(parent, file, response.committed_bytes.get(file.blob.digest, 0), progress)
+            Upload(
+                parent,
+                file,
+                response.committed_bytes.get(file.blob.digest, 0),
+                progress,
+                within_limit=self._calls.has_limit,
+            )
             for file in {file.blob.digest: file for file in lacking}.values()
         ]
         sent = await side_by_side(self._send, uploads, NUM_AT_ONCE)

@@ -37,7 +37,13 @@ class Blobs:
         missing = {blob.digest for blob in response.missing}
         lacking = [file for file in files if file.blob.digest in missing]
         uploads = [
-            Upload(parent, file, response.committed_bytes.get(file.blob.digest, 0), progress)
+            Upload(
+                parent,
+                file,
+                response.committed_bytes.get(file.blob.digest, 0),
+                progress,
+                within_limit=self._calls.has_limit,
+            )
             for file in {file.blob.digest: file for file in lacking}.values()
         ]
         sent = in_threads(self._send, uploads, NUM_AT_ONCE)

@@ -49,6 +49,11 @@ class Calls:
         self._timeout_s = timeout_s
         self._is_closed = False
 
+    @property
+    def has_limit(self) -> bool:
+        """Whether the caller gave every call a time of its own."""
+        return self._timeout_s is not None
+
     def close(self) -> None:
         """Close the channel; what runs is cancelled. Again is harmless."""
         self._is_closed = True
