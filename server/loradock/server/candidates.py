@@ -16,13 +16,14 @@ class Candidates:
         self._residencies = residencies
         self._held: dict[AliasKey, tuple[str, AsyncExitStack]] = {}
 
-    async def bring_in(self, key: AliasKey, version: Version) -> None:
+    async def bring_in(self, key: AliasKey, version: Version, *, room_wait_s: float) -> None:
         """Hold a version for an alias, once it is resident, instead of an earlier one."""
         held = self._held.get(key)
         if held is not None and held[0] == version.digest:
             return
         stack = AsyncExitStack()
-        await stack.enter_async_context(self._residencies.lease(version))
+        lease = self._residencies.lease(version, room_wait_s=room_wait_s)
+        await stack.enter_async_context(lease)
         await self.let_go(key)
         self._held[key] = version.digest, stack
 

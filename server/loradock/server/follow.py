@@ -195,7 +195,7 @@ class Follower:
             return
         try:
             candidate = await self._live.version(key[0], key[1], alias.split.candidate_digest)
-            await self._candidates.bring_in(key, candidate)
+            await self._candidates.bring_in(key, candidate, room_wait_s=ROOM_WAIT_S)
         except Exception:
             self._share(key, None)
             raise

@@ -17,6 +17,8 @@ from loradock.registry.split import Arm
 
 def record_tallies(c: Connection, server_id: str, tallies: Sequence[ArmTally]) -> None:
     """Keep a process's latest word; of a rollout that never was, nothing."""
+    if not tallies:
+        return
     ids = {tally.rollout_id for tally in tallies}
     known = set(c.execute(select(rollouts.c.id).where(rollouts.c.id.in_(ids))).scalars())
     for tally in tallies:

@@ -1,4 +1,8 @@
-"""Duties: work that exactly one process does at a time, whoever takes it first."""
+"""Duties: work that exactly one process does at a time, whoever takes it first.
+
+Until when is told by the clocks of the processes. Where those disagree, a duty may be taken early,
+but never shared: who acts asks within the transaction in which he does, under the row's lock.
+"""
 
 from __future__ import annotations
 
