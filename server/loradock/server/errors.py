@@ -30,7 +30,6 @@ from typing import Literal
 
 from loradock.engine.protocol import Failure
 
-
 _FAILURES = {
     Failure.NOT_FINITE: "the model's output is no number, by a broken adapter or base",
     Failure.COMPUTE: "it could not be computed",
