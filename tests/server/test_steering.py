@@ -4,6 +4,7 @@ import asyncio
 import socket
 import subprocess
 import sys
+import time
 
 import grpc
 import pytest
@@ -279,8 +280,9 @@ def test_s14_a_process_that_waits_for_its_pins_can_be_drained_and_ended(tiny_bas
             assert server.stderr is not None and server.stdout is not None
             assert any("bringing in what is pinned: nowhere" in line for line in server.stderr)
             with Client(f"127.0.0.1:{port}") as client:
-                (told,) = client.server.status().degraded
-                assert told.startswith("pinned default/nowhere:production is not resident")
+                while not (told := client.server.status().degraded):
+                    time.sleep(0.05)
+                assert told[0].startswith("pinned default/nowhere:production is not resident")
                 assert client.server.drain(exit=True) == 0
             server.communicate(timeout=30)
             assert server.returncode == 0

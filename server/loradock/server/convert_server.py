@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from loradock.registry import resources as nouns
 from loradock.server import names, residency
 from loradock.server.convert_alias import split_message
@@ -24,6 +26,20 @@ _STATES = {
 
 def place(inside: Inside, noun: Place) -> wire.Residency:
     """Write one version's place here, with all that is known of it."""
+    return _place(inside, noun, _answered(inside.live, noun.version.project))
+
+
+def _answered(live: Live, project: str) -> dict[str, list[str]]:
+    """Name the aliases by the versions that they are answered with."""
+    names_of: dict[str, list[str]] = {}
+    for key, alias in live.table.items():
+        if key[0] == project:
+            for version in alias.versions:
+                names_of.setdefault(version.digest, []).append(names.alias_name(*key))
+    return names_of
+
+
+def _place(inside: Inside, noun: Place, answered: Mapping[str, list[str]]) -> wire.Residency:
     version = noun.version
     state = inside.residencies.state_of(noun)
     on_disk = version.delta.weights.size_bytes if state == residency.CACHED else 0
@@ -34,11 +50,7 @@ def place(inside: Inside, noun: Place) -> wire.Residency:
         num_leases=noun.num_leases,
         reason=noun.reason,
         version=names.version_name(version.project, version.adapter, version.number),
-        live_aliases=[
-            names.alias_name(*key)
-            for key in inside.live.aliases_of(version.digest)
-            if key[0] == version.project
-        ],
+        live_aliases=answered.get(version.digest, ()),
         pinned=inside.pins.is_pinned(version),
         num_hits=noun.num_hits,
         last_use_time=timestamp(noun.last_used_at),
@@ -54,7 +66,8 @@ def places(inside: Inside, project: str) -> list[wire.Residency]:
     """Write the places of a project's versions here."""
     found = [noun for noun in inside.residencies.places() if noun.version.project == project]
     found.sort(key=lambda noun: (noun.version.adapter, noun.version.number))
-    return [place(inside, noun) for noun in found]
+    answered = _answered(inside.live, project)
+    return [_place(inside, noun, answered) for noun in found]
 
 
 def memory(residencies: Residencies) -> wire.Tier:

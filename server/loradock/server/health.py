@@ -47,8 +47,6 @@ class Health:
         ]
 
     def _failures(self, project: str) -> list[str]:
-        return [
-            f"{place.version.adapter}@{place.version.number} could not be brought in: {place.reason}"
-            for place in self._residencies.places()
-            if place.state == FAILED and place.version.project == project
-        ]
+        failed = [place for place in self._residencies.places() if place.state == FAILED]
+        mine = [(place.version, place.reason) for place in failed if place.key[0] == project]
+        return [f"{v.adapter}@{v.number} could not be brought in: {why}" for v, why in mine]

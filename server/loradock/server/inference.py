@@ -16,8 +16,8 @@ from loradock.server.answer import Answering
 from loradock.server.arm_traffic import ArmTraffic
 from loradock.server.bridge import Bridge
 from loradock.server.config import Config
-from loradock.server.errors import StartRefused
 from loradock.server.disk_cache import DiskCache
+from loradock.server.errors import StartRefused
 from loradock.server.follow import Follower
 from loradock.server.health import Health
 from loradock.server.heartbeat import Pulse
@@ -31,7 +31,7 @@ from loradock.server.override import Overrides
 from loradock.server.override_log import OverrideLog
 from loradock.server.pins import Pin, Pins
 from loradock.server.prompts import Prompts
-from loradock.server.residency import Residencies
+from loradock.server.residency import RESIDENT, Residencies
 from loradock.server.shadows import Shadows
 from loradock.server.threads import Threads
 from loradock.server.upkeep import Upkeep, WatchedStore
@@ -74,8 +74,10 @@ class Inference:
         ]
 
     async def _bring_in(self, version: Version) -> None:
+        """Make what is pinned resident; what is so already was not asked for by that."""
         self.inside.check_base(version)
-        await self.inside.residencies.bring_in(version)
+        if self.inside.residencies.place(version).state != RESIDENT:
+            await self.inside.residencies.bring_in(version)
 
     async def close(self) -> None:
         """Stop the engine's steps, and tell the catalog that this server is gone."""
@@ -108,7 +110,6 @@ async def start_inference(
     live = Live(registry.reader, threads)
     pins = Pins(live, [_pin(config, reference) for reference in config.pinned_references])
     store = WatchedStore(registry.blobs)
-    probe_threads = Threads("probe", 1)
     fetch_threads = Threads("fetch", config.max_downloads)
     load_threads = Threads("load", NUM_LOAD_THREADS)
     text_threads = Threads("text", NUM_TEXT_THREADS)
@@ -121,7 +122,7 @@ async def start_inference(
         is_live=live.is_live,
         is_pinned=pins.is_pinned,
     )
-    upkeep = Upkeep(residencies, store, probe_threads)
+    upkeep = Upkeep(residencies, store)
     follower = Follower(
         registry.reader,
         live,
@@ -176,7 +177,7 @@ async def start_inference(
         Health(live, residencies, pins, follower.catalog, store.outage, upkeep),
         answering.check_base,
     )
-    own_threads = (load_threads, text_threads, fetch_threads, probe_threads)
+    own_threads = (load_threads, text_threads, fetch_threads)
     return Inference(
         identity, engine, bridge, follower, inside, service, shadows, own_threads, registry
     )

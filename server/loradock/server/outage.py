@@ -14,7 +14,7 @@ class Outage:
     """What is known of one service. Set from any thread, as calls to it end."""
 
     def __init__(self, what: str) -> None:
-        """`what` is named in sentences: "the catalog"."""
+        """Name the service as sentences do: "the catalog"."""
         self._what = what
         self._why = ""
         self.since: datetime | None = None

@@ -65,9 +65,9 @@ class Room:
         except asyncio.CancelledError:
             if turn in self._queue:
                 self._queue.remove(turn)
-                self.serve()
             else:
                 self.give_back(key)
+            self.serve()
             raise
 
     def serve(self) -> None:

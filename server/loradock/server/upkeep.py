@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+import threading
 from pathlib import Path
 
 from loradock.registry.blobs import Blobs
 from loradock.registry.errors import StoreUnavailable
 from loradock.server.outage import Outage
 from loradock.server.residency import Residencies
-from loradock.server.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -32,19 +31,20 @@ class WatchedStore:
 
     def probe(self) -> None:
         """Find out whether it answers."""
-        with suppress(StoreUnavailable), self.outage.watching(StoreUnavailable):
-            self._blobs.reach()
+        try:
+            with self.outage.watching(StoreUnavailable):
+                self._blobs.reach()
+        except Exception as error:  # also of a client that is being closed
+            log.debug("the object store was probed: %s", error)
 
 
 class Upkeep:
     """Runs beside traffic, cheaply. Belongs to the event loop's thread."""
 
-    def __init__(self, residencies: Residencies, store: WatchedStore, threads: Threads) -> None:
-        """Probe the store on `threads`: they may hang as long as it does."""
+    def __init__(self, residencies: Residencies, store: WatchedStore) -> None:
         self._residencies = residencies
         self._store = store
-        self._threads = threads
-        self._probing: asyncio.Task[None] | None = None
+        self._probing: threading.Thread | None = None
         self.violations: list[str] = []
         self.num_violations = 0
 
@@ -64,5 +64,7 @@ class Upkeep:
         self.violations = found
 
     def _probe(self) -> None:
-        if self._probing is None or self._probing.done():
-            self._probing = asyncio.create_task(self._threads.run(self._store.probe))
+        """Ask the store on a thread that may hang as long as it does; nobody waits for its end."""
+        if self._probing is None or not self._probing.is_alive():
+            self._probing = threading.Thread(target=self._store.probe, name="probe", daemon=True)
+            self._probing.start()
