@@ -87,8 +87,8 @@ class Adapters:
         filter = Filter(base, tag, text, metric, derived_from)
         check_filter(filter)
         request = page_request(str, ["adapters", project, filter], page_size, page_token)
-        query = _of_project(project).where(*adapter_conditions(project, filter))
         with self._database.read() as c:
+            query = _of_project(project).where(*adapter_conditions(c, project, filter))
             rows, token = fetch_page(c, query, request, adapters.c.name)
             tags = _tags(c, [row.id for row in rows])
         return page(rows, token, lambda row: _read(row, tags.get(row.id, ())))

@@ -123,11 +123,9 @@ class Evaluations:
         check_name("project", project)
         scope = ["evaluations", project, adapter, version_number, base, suite]
         query = _query(project)
-        if adapter:
-            query = query.where(adapters.c.name == check_name("adapter", adapter))
-        if version_number is not None:
-            number = check_number("version_number", version_number)
-            query = query.where(versions.c.number == number)
+        if adapter or version_number is not None:
+            mine = _of_versions(project, adapter, version_number)
+            query = query.where(evaluations.c.ordinal.in_(mine))
         if base:
             query = query.where(base_models.c.name == check_name("base", base))
         if suite:
@@ -137,6 +135,17 @@ class Evaluations:
         with self._database.read() as c:
             rows, token = fetch_page(c, query, request, ordinal, newest_first=True)
             return Page(_read(c, rows), token)
+
+
+def _of_versions(project: str, adapter: str, number: int | None) -> Select[tuple[int]]:
+    """Select the ordinals of an adapter's evaluations, or of one of its versions."""
+    owner = adapters.c.id == versions.c.adapter_id
+    known = select(versions.c.id).join(adapters, owner).where(adapters.c.project == project)
+    if adapter:
+        known = known.where(adapters.c.name == check_name("adapter", adapter))
+    if number is not None:
+        known = known.where(versions.c.number == check_number("version_number", number))
+    return select(evaluations.c.ordinal).where(evaluations.c.version_id.in_(known))
 
 
 def _check_version(adapter: str | None, number: int | None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Exists, and_, exists, func, select
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, Connection, Exists, Select, and_, exists, func, select
 
 from loradock.registry.catalog.lineage import versions_below
 from loradock.registry.catalog.tables import (
@@ -18,6 +20,8 @@ from loradock.registry.resources import VersionState
 from loradock.registry.search import Filter, MetricFilter
 
 Condition = ColumnElement[bool]
+FEW_ADAPTERS = 200
+FEW_RECORDS = 1000
 
 
 def check_filter(filter: Filter) -> None:
@@ -33,19 +37,66 @@ def check_filter(filter: Filter) -> None:
         check_text("filter.metric.name", filter.metric.name, 128)
 
 
-def adapter_conditions(project: str, filter: Filter) -> list[Condition]:
+def adapter_conditions(c: Connection, project: str, filter: Filter) -> list[Condition]:
     """Let through adapters, by themselves and by their ready versions."""
     conditions = _by_adapter(filter)
     of_version = _by_version(project, filter)
+    if filter.metric:
+        of_version.append(_by_metric(c, filter.metric)[0])
     if of_version:
         mine = and_(versions.c.adapter_id == adapters.c.id, is_ready(), *of_version)
         conditions.append(exists().where(mine))
     return conditions
 
 
-def version_conditions(project: str, filter: Filter) -> list[Condition]:
-    """Let through versions, by themselves and by their adapters."""
-    return [*_by_adapter(filter), *_by_version(project, filter)]
+def matching_ids(
+    c: Connection, project: str, filter: Filter, after: int | None, most: int
+) -> Select[tuple[int]]:
+    """Select the newest ids of ready versions that a filter lets through.
+
+    Where few adapters or records come into question, these are what is looked at; otherwise the
+    newest versions are, one by one, until enough match. So a page costs much the same, whether
+    much or little matches, and whatever a planner believes.
+    """
+    conditions = [adapters.c.project == project, ~adapters.c.deleted, is_ready()]
+    conditions += _by_version(project, filter)
+    is_narrow = False
+    if filter.tag or filter.text:
+        of_adapter, is_narrow = _few_adapters(c, project, filter)
+        conditions += of_adapter
+    if filter.metric:
+        of_metric, are_few = _by_metric(c, filter.metric)
+        conditions.append(of_metric)
+        is_narrow = is_narrow or are_few
+    if after is not None:
+        conditions.append(versions.c.id < after)
+    # An expression has no index, so that a narrow search does not walk through all versions.
+    order = versions.c.id + 0 if is_narrow else versions.c.id
+    query = select(versions.c.id).join(adapters, adapters.c.id == versions.c.adapter_id)
+    return query.where(*conditions).order_by(order.desc()).limit(most)
+
+
+def _few_adapters(c: Connection, project: str, filter: Filter) -> tuple[Sequence[Condition], bool]:
+    """Name the adapters that match, if they are few; otherwise say how they match."""
+    conditions = _by_adapter(filter)
+    mine = select(adapters.c.id).where(adapters.c.project == project, ~adapters.c.deleted)
+    found = c.execute(mine.where(*conditions).limit(FEW_ADAPTERS + 1)).scalars().all()
+    if len(found) > FEW_ADAPTERS:
+        return conditions, False
+    return [versions.c.adapter_id.in_(found)], True
+
+
+def _by_metric(c: Connection, metric: MetricFilter) -> tuple[Condition, bool]:
+    """Say which versions pass: by the records that do, if they are few."""
+    passing = and_(evaluation_metrics.c.name == metric.name, _compared(metric))
+    some = select(evaluation_metrics.c.evaluation).where(passing).limit(FEW_RECORDS + 1)
+    num_found = c.execute(select(func.count()).select_from(some.subquery())).scalar_one()
+    if num_found > FEW_RECORDS:
+        return _passes(metric), False
+    record = evaluations.c.ordinal == evaluation_metrics.c.evaluation
+    suite = evaluations.c.suite == metric.suite
+    recorded = select(evaluations.c.version_id).join(evaluation_metrics, record)
+    return and_(versions.c.id.in_(recorded.where(passing, suite)), _passes(metric)), True
 
 
 def is_ready() -> Condition:
@@ -72,8 +123,6 @@ def _by_version(project: str, filter: Filter) -> list[Condition]:
     if filter.base:
         base = select(base_models.c.id).where(base_models.c.name == filter.base)
         conditions.append(versions.c.base_id == base.scalar_subquery())
-    if filter.metric:
-        conditions.append(_passes(filter.metric))
     if filter.derived_from:
         below = versions_below(project, filter.derived_from)
         conditions.append(versions.c.digest.in_(below))
@@ -88,10 +137,13 @@ def _passes(metric: MetricFilter) -> Exists:
         .correlate(versions)
         .scalar_subquery()
     )
-    value = evaluation_metrics.c.value
-    compared = value >= metric.value if metric.op == ">=" else value <= metric.value
     return exists().where(
         evaluation_metrics.c.evaluation == latest,
         evaluation_metrics.c.name == metric.name,
-        compared,
+        _compared(metric),
     )
+
+
+def _compared(metric: MetricFilter) -> Condition:
+    value = evaluation_metrics.c.value
+    return value >= metric.value if metric.op == ">=" else value <= metric.value

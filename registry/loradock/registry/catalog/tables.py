@@ -288,6 +288,7 @@ evaluation_metrics = Table(
     Column("low", Float(53)),
     Column("high", Float(53)),
     Column("direction", String(16), nullable=False),
+    Index(None, "name", "value"),
 )
 
 # What each row of the dataset was worth; read only where versions are compared.

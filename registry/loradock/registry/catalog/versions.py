@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Select, delete, select, update
 from loradock.registry.catalog.adapters import adapter_id, lock_adapter
 from loradock.registry.catalog.bases import Bases
 from loradock.registry.catalog.database import Database
-from loradock.registry.catalog.filters import check_filter, is_ready, version_conditions
+from loradock.registry.catalog.filters import check_filter, is_ready, matching_ids
 from loradock.registry.catalog.journal import Deed, record_change, record_deed
 from loradock.registry.catalog.pages import AnyRow, fetch_page, page, page_request
 from loradock.registry.catalog.referrers import referrers_of
@@ -110,8 +110,9 @@ class VersionTable:
         filter = Filter(base, tag, text, metric, derived_from)
         check_filter(filter)
         request = page_request(int, ["search", project, filter], page_size, page_token)
-        query = all_versions(project).where(is_ready(), *version_conditions(project, filter))
         with self._database.read() as c:
+            ids = matching_ids(c, project, filter, request.after, request.size + 1)
+            query = all_versions(project).where(versions.c.id.in_(ids))
             rows, token = fetch_page(c, query, request, versions.c.id, newest_first=True)
             return page(rows, token, lambda row: self.read(c, row))
 

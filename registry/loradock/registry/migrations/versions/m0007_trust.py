@@ -31,6 +31,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("evaluation", name=op.f("pk_evaluation_items")),
     )
     append_only("evaluation_items", "evaluation")
+    op.create_index(
+        op.f("ix_evaluation_metrics_name_value"), "evaluation_metrics", ["name", "value"]
+    )
 
 
 def make_holds() -> None:
@@ -78,6 +81,7 @@ def make_approvals() -> None:
 
 def downgrade() -> None:
     """Take them away."""
+    op.drop_index(op.f("ix_evaluation_metrics_name_value"), table_name="evaluation_metrics")
     drop_triggers("alias_approvals")
     op.drop_index(
         op.f("ix_alias_approvals_alias_id_version_id_ordinal"), table_name="alias_approvals"
