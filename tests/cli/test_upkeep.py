@@ -1,15 +1,15 @@
 """Doctor, bundles, verify and gc by hand: commands against real servers, and what they say."""
 
 import json
-import subprocess
 
 import pytest
-from real_server import LORADOCK
 from registry_process import RegistryProcess
 from services import make_bucket
 from tiny_adapters import write_adapter
 from tiny_registry import TARGETS, TinyRegistry, digest
 
+from loradock.cli.main import run as main
+from loradock.registry.catalog.database import Database
 from loradock.registry.registry import open_registry
 from loradock.registry.stores import blob_key
 
@@ -30,14 +30,19 @@ def server(tmp_path):
         yield process
 
 
-def run(server, *arguments):
+@pytest.fixture
+def run(capsys):
     """Give a command's exit code, what it wrote, and what it said."""
-    command = [LORADOCK, "--address", server.address, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    return done.returncode, done.stdout, done.stderr
+
+    def ran(server, *arguments):
+        code = main(["--address", server.address, *map(str, arguments)])
+        wrote = capsys.readouterr()
+        return code, wrote.out, wrote.err
+
+    return ran
 
 
-def push(server, tmp_path, seed=0):
+def push(run, server, tmp_path, seed):
     folder = write_adapter(tmp_path / f"adapter-{seed}", TARGETS, seed=seed)
     code, out, err = run(server, "adapter", "push", "triage", folder, "--base", "tiny", "--json")
     assert code == 0, err
@@ -45,9 +50,9 @@ def push(server, tmp_path, seed=0):
 
 
 @pytest.mark.contract("R12")
-def test_r12_damage_is_told_by_verify_and_doctor_and_mended_by_pushing_again(server, tmp_path):
+def test_r12_damage_is_told_by_verify_and_doctor_and_mended_by_pushing_again(run, server, tmp_path):
     blobs = tmp_path / "data" / "blobs"
-    (flipped, first), (gone, second) = (push(server, tmp_path, seed) for seed in (1, 2))
+    (flipped, first), (gone, second) = (push(run, server, tmp_path, seed) for seed in (1, 2))
     code, out, err = run(server, "doctor")
     assert code == 0 and "fail" not in out, out
     paths = [blobs / blob_key(v["weights"]["digest"]) for v in (first, second)]
@@ -71,7 +76,7 @@ def test_r12_damage_is_told_by_verify_and_doctor_and_mended_by_pushing_again(ser
     assert code == 6 and found["blobs"]["level"] == "fail"
     assert found["blobs"]["facts"]["num_damaged"] == "2"
     for folder, version in ((flipped, first), (gone, second)):
-        _, again = push(server, tmp_path, int(folder.name[-1]))
+        _, again = push(run, server, tmp_path, int(folder.name[-1]))
         assert again["digest"] == version["digest"]
     code, out, err = run(server, "verify")
     assert code == 0 and "orphan" in out
@@ -87,7 +92,7 @@ def test_r12_damage_is_told_by_verify_and_doctor_and_mended_by_pushing_again(ser
     ("endpoint", "level"), [("moto", "warn"), ("rclone", "warn")], ids=["moto", "rclone"]
 )
 def test_r16_doctor_shows_what_an_endpoint_was_seen_to_do(
-    request, tmp_path, s3_credentials, endpoint, level
+    run, request, tmp_path, s3_credentials, endpoint, level
 ):
     url = make_bucket(request.getfixturevalue(f"{endpoint}_endpoint"))
     with RegistryProcess(tmp_path / "data", ("--blob-url", url)) as server:
@@ -105,12 +110,9 @@ def test_r16_doctor_shows_what_an_endpoint_was_seen_to_do(
     assert "disk of the uploads" in found and "disk of the blobs" not in found
 
 
-def test_doctor_tells_what_does_not_answer(server, tmp_path):
-    from loradock.registry.catalog.database import Database
-
+def test_doctor_tells_what_does_not_answer(run, server, tmp_path):
     database = Database(f"sqlite:///{tmp_path}/data/catalog.db")
     with database.engine.begin() as c:
-        c.exec_driver_sql("DROP TRIGGER IF EXISTS audit_events_unchanged")
         names = c.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'")
         for (name,) in names.all():
             c.exec_driver_sql(f"DROP TRIGGER {name}")
@@ -125,8 +127,8 @@ def test_doctor_tells_what_does_not_answer(server, tmp_path):
 
 
 @pytest.mark.contract("R14")
-def test_r14_versions_go_by_a_file_to_another_host(server, tmp_path):
-    _, version = push(server, tmp_path, 1)
+def test_r14_versions_go_by_a_file_to_another_host(run, server, tmp_path):
+    _, version = push(run, server, tmp_path, 1)
     assert run(server, "alias", "set", "triage:production", "1")[0] == 0
     file = tmp_path / "triage.tar"
     code, out, err = run(server, "export", "triage", "--aliases", "--to", file)

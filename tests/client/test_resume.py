@@ -63,6 +63,17 @@ def server(request, tmp_path):
         yield process
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """One server for tests that don't kill it, each in a project of its own."""
+    with (
+        RegistryProcess(tmp_path_factory.mktemp("shared")) as process,
+        Client(process.address) as client,
+    ):
+        register(client, 16)
+        yield process
+
+
 def through(address):
     host, _, port = address.partition(":")
     return FaultProxy((host, int(port)))
@@ -97,11 +108,9 @@ def test_r5_an_upload_goes_on_through_cuts_and_a_killed_server(
 
 
 @pytest.mark.contract("R5")
-async def test_r5_the_asynchronous_client_goes_on_as_well(tmp_path):
+async def test_r5_the_asynchronous_client_goes_on_as_well(shared, tmp_path):
     folder = write_adapter(tmp_path / "out", shapes(8), rank=RANK)
-    with RegistryProcess(tmp_path / "data") as server, through(server.address) as proxy:
-        with Client(server.address) as client:
-            register(client, 8)
+    with through(shared.address) as proxy:
         trouble = Trouble([proxy.cut], [3 * MIB])
         async with AsyncClient(proxy.address) as client:
             published = await client.versions.push("triage", folder, base="tiny", progress=trouble)
@@ -110,40 +119,39 @@ async def test_r5_the_asynchronous_client_goes_on_as_well(tmp_path):
 
 
 @pytest.mark.contract("R5")
-def test_r5_what_can_not_be_sent_is_given_up_and_waits_on_the_server(tmp_path, monkeypatch):
+def test_r5_what_can_not_be_sent_is_given_up_and_waits_on_the_server(shared, tmp_path, monkeypatch):
     monkeypatch.setattr(transfer, "MAX_PAUSE_S", 0.05)
     folder = write_adapter(tmp_path / "out", shapes(16), rank=RANK)
-    spool = tmp_path / "data" / "blobs" / "staging" / "uploads" / "default"
-    with RegistryProcess(tmp_path / "data") as server, through(server.address) as proxy:
-        with Client(proxy.address) as client:
-            register(client, 16)
-            with pytest.raises(Unavailable):
-                client.versions.push(
-                    "triage", folder, base="tiny", progress=Trouble([proxy.refuse], [8 * MIB])
-                )
-        (waiting,) = spool.iterdir()
-        committed = waiting.stat().st_size
-        assert committed > MIB
-        with Client(server.address) as client:
-            published = client.versions.push("triage", folder, base="tiny")
-    weights, config = (path.stat().st_size for path in sorted(folder.iterdir(), reverse=True))
-    assert weights - committed <= published.sent_bytes <= weights + config - committed
+    files = read_folder(folder)
+    with through(shared.address) as proxy, Client(proxy.address) as client:
+        trouble = Trouble([proxy.refuse], [8 * MIB])
+        with pytest.raises(Unavailable):
+            client.versions.push("triage", folder, base="tiny", progress=trouble)
+    committed = waiting(shared, files.weights).stat().st_size
+    assert committed > MIB
+    with Client(shared.address) as client:
+        published = client.versions.push("triage", folder, base="tiny")
+    left = files.weights.blob.size_bytes - committed
+    assert left <= published.sent_bytes <= left + files.config.blob.size_bytes
 
 
 @pytest.mark.contract("R5")
-def test_r5_a_part_that_went_bad_on_the_server_is_sent_anew_once(tmp_path):
+def test_r5_a_part_that_went_bad_on_the_server_is_sent_anew_once(shared, tmp_path):
     folder = write_adapter(tmp_path / "out", shapes(2), rank=RANK)
-    with RegistryProcess(tmp_path / "data") as server, Client(server.address) as client:
-        register(client, 2)
-        weights = folder / "adapter_model.safetensors"
-        digest = read_folder(folder).weights.blob.digest
-        waiting = tmp_path / "data/blobs/staging/uploads/default" / digest.removeprefix("sha256:")
-        waiting.parent.mkdir(parents=True)
-        waiting.write_bytes(bytes(MIB))
+    weights = read_folder(folder).weights
+    waiting(shared, weights).parent.mkdir(parents=True, exist_ok=True)
+    waiting(shared, weights).write_bytes(bytes(MIB))
+    with Client(shared.address) as client:
         published = client.versions.push("triage", folder, base="tiny")
-        assert published.created and published.sent_bytes > weights.stat().st_size
+        assert published.created and published.sent_bytes > weights.blob.size_bytes
         with pytest.raises(DataLoss):
             weights_that_change(client, folder)
+
+
+def waiting(server, file):
+    """Where a server keeps what came of a file."""
+    name = file.blob.digest.removeprefix("sha256:")
+    return server.folder / "blobs/staging/uploads/default" / name
 
 
 def weights_that_change(client, folder):
