@@ -97,11 +97,12 @@ class Shadows:
             while not task.done():
                 await asyncio.wait({task}, timeout=LOOK_S)
                 num_looks = num_looks + 1 if self._has_no_room(1) else 0
-                if num_looks == LOOKS_IN_THE_WAY and task.cancel():
-                    await asyncio.wait({task})
-                    self._drop(shadow.answered)
+                if num_looks == LOOKS_IN_THE_WAY:
+                    task.cancel()
         finally:
             task.cancel()
+        if task.cancelled():
+            self._drop(shadow.answered)
 
     async def _compute(self, shadow: _Shadow) -> None:
         answered = replace(shadow.answered, arm=Arm.SHADOW, lease=None)
