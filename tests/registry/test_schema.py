@@ -1,5 +1,6 @@
 """Migrations: up, down, up; models and migrations agree; a foreign schema is refused."""
 
+import dataclasses
 import sqlite3
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from loradock.registry.errors import InvalidArgument, UnknownSchema
 from loradock.registry.limits import Limits
 from loradock.registry.policy import Demands
 from loradock.registry.registry import Registry, open_registry
+from loradock.registry.resources import ItemScores, Metric
 from loradock.registry.stores.folder import FolderBlobStore
 
 
@@ -70,7 +72,7 @@ def test_r15_a_step_down_and_up_again_keeps_what_was_there_before(database, tmp_
 def _content(tiny):
     registry = tiny.registry
     return [
-        registry.versions.get("acme", "triage", 1),
+        dataclasses.replace(registry.versions.get("acme", "triage", 1), hold=None),
         registry.aliases.history("acme", "triage", "production").items,
         registry.evaluations.list("acme").items,
         registry.audit.list("acme").items,
@@ -84,6 +86,11 @@ def _fill(database, tmp_path):
     record(tiny, 1)
     key = ("acme", "triage", "production")
     tiny.registry.policies.set(*key, Demands(), expected_revision=0, by="ann")
+    tiny.registry.versions.hold("acme", "triage", 1, reason="evidence", by="ann")
+    tiny.registry.approvals.approve(*key, 1, by="bob")
+    measured = (Metric("accuracy", 0.5, 2, None, None),)
+    items = ItemScores(("1", "2"), {"accuracy": (0.0, 1.0)})
+    record(tiny, 1, metrics=measured, items=items)
     return tiny
 
 
