@@ -1,4 +1,4 @@
-"""AdminService: what is stored, whether it is well, bundles, the audit log. The long is streamed."""
+"""AdminService: what is stored, whether it is well, bundles, audit. What is long is streamed."""
 
 from __future__ import annotations
 
