@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "proofs.md"
+FEW_CASES = 4  # whose figures are told one by one
 
 
 def main() -> int:
@@ -61,7 +63,8 @@ def _skipped(report: ET.Element) -> list[str]:
 def _row(name: str, cases: list[ET.Element]) -> str:
     seconds = sum(float(case.get("time", 0)) for case in cases)
     promises = {_properties(case).get("contract", "") for case in cases}
-    figures = "; ".join(filter(None, map(_figures, cases)))
+    few = len(cases) <= FEW_CASES
+    figures = "; ".join(filter(None, map(_figures, cases))) if few else _spans(cases)
     told = " ".join(sorted(promises))
     return f"| {told} | `{name}` | {len(cases)} | {seconds:.1f} | {figures} |"
 
@@ -71,6 +74,23 @@ def _figures(case: ET.Element) -> str:
     figures = [f"{k} {v}" for k, v in _properties(case).items() if k != "contract"]
     _, _, parameters = case.get("name", "").rstrip("]").partition("[")
     return f"{parameters}: {', '.join(figures)}".removeprefix(": ") if figures else ""
+
+
+def _spans(cases: list[ET.Element]) -> str:
+    """Give each figure of many cases from its lowest to its highest."""
+    found: dict[str, list[str]] = {}
+    for case in cases:
+        for name, value in _properties(case).items():
+            found.setdefault(name, []).append(value)
+    found.pop("contract", None)
+    return ", ".join(f"{name} {_span(values)}" for name, values in found.items())
+
+
+def _span(values: list[str]) -> str:
+    if not all(re.fullmatch(r"-?\d+(\.\d+)?", value) for value in values):
+        return " or ".join(sorted(set(values)))
+    low, high = min(values, key=float), max(values, key=float)
+    return low if low == high else f"{low} to {high}"
 
 
 def _properties(case: ET.Element) -> dict[str, str]:

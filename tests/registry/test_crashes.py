@@ -102,12 +102,13 @@ def whole(tiny):
 
 
 def nothing_is_left_over(tiny):
-    """Collect, and find that the store holds what versions need, and nothing else."""
-    list(tiny.registry.garbage.collect("acme", grace_s=0.0, by="op"))
+    """Collect, and find the store to hold what versions need, no more; tell how much went."""
+    taken = list(tiny.registry.garbage.collect("acme", grace_s=0.0, by="op"))
     store = tiny.registry.versions._store
     assert {found.digest for found in store.list()} == whole(tiny)
     assert list(tiny.registry.garbage.collect("acme", grace_s=0.0, by="op")) == []
     assert sound(tiny)
+    return len(taken)
 
 
 def sound(tiny):
@@ -120,7 +121,7 @@ def sound(tiny):
 @pytest.mark.contract("R4")
 @pytest.mark.parametrize(("step", "occurrence"), PUBLISH)
 def test_r4_a_publish_killed_at_any_step_is_there_or_not_and_can_be_repeated(
-    prepared, killed, step, occurrence
+    prepared, killed, step, occurrence, record_property
 ):
     prepared.publish(seed=0)
     tiny = killed("publish", step, occurrence)
@@ -130,15 +131,17 @@ def test_r4_a_publish_killed_at_any_step_is_there_or_not_and_can_be_repeated(
     whole(tiny)
     again = tiny.publish(seed=1)
     assert (again.version.number, again.created) == (2, numbers == [1])
-    nothing_is_left_over(tiny)
+    record_property("left over after the repetition", nothing_is_left_over(tiny))
 
 
 @pytest.mark.contract("R4")
 @pytest.mark.parametrize(("step", "occurrence"), PUBLISH[1:-1:2])
-def test_r4_what_a_killed_publish_left_over_is_collected(prepared, killed, step, occurrence):
+def test_r4_what_a_killed_publish_left_over_is_collected(
+    prepared, killed, step, occurrence, record_property
+):
     prepared.publish(seed=0)
     tiny = killed("publish", step, occurrence)
-    nothing_is_left_over(tiny)
+    record_property("things collected", nothing_is_left_over(tiny))
     assert tiny.publish(seed=1).version.number == 2
 
 
@@ -155,7 +158,9 @@ def test_r4_what_a_killed_publish_left_in_s3_is_collected(prepared, killed, step
 @pytest.mark.contract("R6")
 @pytest.mark.parametrize(("step", "occurrence"), MOVE)
 @pytest.mark.parametrize("do", ["move", "roll_back"])
-def test_r6_an_alias_killed_in_its_move_has_moved_or_not(prepared, killed, do, step, occurrence):
+def test_r6_an_alias_killed_in_its_move_has_moved_or_not(
+    prepared, killed, do, step, occurrence, record_property
+):
     prepared.publish(seed=0)
     prepared.publish(seed=1)
     prepared.point(1)
@@ -165,6 +170,7 @@ def test_r6_an_alias_killed_in_its_move_has_moved_or_not(prepared, killed, do, s
     tiny = killed(do, step, occurrence)
     alias = tiny.registry.aliases.get("acme", "triage", "production")
     assert alias.generation == before + (step == "alias.committed")
+    record_property("moved", alias.generation - before)
     history = tiny.registry.aliases.history("acme", "triage", "production").items
     assert [move.generation for move in history] == list(range(alias.generation, 0, -1))
     assert tiny.point(3 - alias.version_number, alias.generation).generation == len(history) + 1
@@ -212,7 +218,7 @@ def test_rollout_killed_at_any_step_has_done_it_or_not_and_another_process_goes_
 @pytest.mark.contract("R10")
 @pytest.mark.parametrize(("step", "occurrence"), COLLECT)
 def test_r10_a_collection_killed_at_any_step_loses_nothing_and_is_finished(
-    prepared, killed, step, occurrence
+    prepared, killed, step, occurrence, record_property
 ):
     prepared.publish(seed=0)
     for number in range(3):
@@ -225,7 +231,7 @@ def test_r10_a_collection_killed_at_any_step_loses_nothing_and_is_finished(
     assert tiny.registry.blobs.find_missing("acme", refs) == []
     for ref in refs:
         assert digest(b"".join(tiny.registry.blobs.read("acme", ref.digest))) == ref.digest
-    nothing_is_left_over(tiny)
+    record_property("things collected by the next run", nothing_is_left_over(tiny))
 
 
 def test_every_step_that_is_named_is_crashed_at():
