@@ -20,12 +20,12 @@ from loradock.cli.command import (
     noun,
 )
 from loradock.cli.names import split_alias, version_number
-from loradock.cli.output import note, print_json, show_record, show_table
+from loradock.cli.output import note, print_json, show_record, show_table, split_text
 from loradock.cli.refusal import UNAVAILABLE, CommandError
 from loradock.cli.session import confirm, connect
 
 if TYPE_CHECKING:
-    from loradock.client import Alias, AliasChange, AliasMove, Approval, Split
+    from loradock.client import Alias, AliasChange, AliasMove, Approval
 
 app = noun("alias", "Say which version is live, and see which was.")
 app.add_typer(policy.app)
@@ -149,7 +149,7 @@ def _show_alias(alias: Alias, as_json: bool) -> None:
             "alias": f"{alias.adapter}:{alias.name}",
             "version": f"{alias.adapter}@{alias.version_number}",
             "digest": alias.version_digest,
-            "split": _split(alias.split),
+            "split": split_text(alias.split),
             "previous": _numbered(alias.previous_number),
             "generation": alias.generation,
             "etag": alias.etag,
@@ -158,10 +158,6 @@ def _show_alias(alias: Alias, as_json: bool) -> None:
         },
         as_json,
     )
-
-
-def _split(split: Split | None) -> str:
-    return "" if split is None else f"{split.percent:g} % to @{split.candidate_number}"
 
 
 def _numbered(number: int | None) -> str:
@@ -224,7 +220,7 @@ def _show_moves(moves: list[AliasMove], as_json: bool) -> None:
             "generation": lambda m: m.generation,
             "kind": lambda m: m.kind,
             "version": lambda m: _numbered(m.version_number),
-            "split": lambda m: _split(m.split),
+            "split": lambda m: split_text(m.split),
             "moved": lambda m: m.moved_at,
             "by": lambda m: m.moved_by,
             "reason": lambda m: m.reason,
