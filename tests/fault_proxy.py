@@ -240,20 +240,20 @@ class _Connection:
             if fault.delay_s and not self._num_answered:
                 await self._proxy._wait(fault.delay_s)
             for part in _parts(chunk, fault.bytes_per_s):
-                if fault.cut_beyond is not None and self._num_answered >= fault.cut_beyond:
-                    _reset(writer)
-                    return
                 sent = self._damaged(part, fault)
                 writer.write(sent)
                 await writer.drain()
                 self._num_answered += len(sent)
                 self._proxy.num_bytes_answered += len(sent)
+                if fault.cut_beyond is not None and self._num_answered >= fault.cut_beyond:
+                    _reset(writer)
+                    return
                 if fault.bytes_per_s:
                     await self._proxy._wait(len(sent) / fault.bytes_per_s)
 
     def _damaged(self, part: bytes, fault: Fault) -> bytes:
         if fault.cut_beyond is not None:
-            part = part[: fault.cut_beyond - self._num_answered]
+            part = part[: max(fault.cut_beyond - self._num_answered, 0)]
         if fault.corrupt_beyond is None:
             return part
         at = max(fault.corrupt_beyond - self._num_answered, 0)

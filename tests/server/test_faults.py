@@ -35,7 +35,7 @@ async def served(tiny_base, tiny_adapter, tmp_path, postgres_url, s3_url):
         open_registry(database_url, blob_url, migrate=True).close()
         settings: dict[str, Any] = {
             **{"database_url": database_url, "blob_url": blob_url},
-            **{"follow_interval_s": 0.1, "heartbeat_interval_s": 0.2},
+            **{"follow_interval_s": 0.1, "heartbeat_interval_s": 0.2, "drain_grace_s": 1.0},
         }
         async with running(tiny_base, tmp_path, **settings) as served:
             for seed in (1, 2, 3):
@@ -143,3 +143,14 @@ async def test_s9_a_throttled_store_delays_the_cold_version_alone(served):
     assert not cold.done()
     await cold
     assert time.monotonic() - started > 0.3
+
+
+@pytest.mark.contract("S14")
+async def test_s14_a_server_ends_in_bounded_time_though_the_catalog_hangs(served):
+    served.database.hang()
+    hanging = asyncio.create_task(refusal_of(served.server.alias("triage")))
+    await until(lambda: served.server.server.gate.num_inside)
+    started = time.monotonic()
+    await served.server.server.stop()
+    assert time.monotonic() - started < 20
+    await hanging

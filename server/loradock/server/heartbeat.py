@@ -20,6 +20,8 @@ from loradock.server.threads import Threads
 
 log = logging.getLogger(__name__)
 
+FORGET_S = 3.0  # for the last word to a catalog that may not answer
+
 
 class Pulse:
     """Writes heartbeats; a catalog that is down only makes them late."""
@@ -76,8 +78,9 @@ class Pulse:
         """Tell the catalog what was still to tell, and that this server is gone."""
         if self._arm_traffic.has_untold:
             await self.beat()
-        with suppress(RegistryError):
-            await self._threads.run(self._registry.fleet.forget, self._identity.server_id)
+        with suppress(RegistryError, TimeoutError):
+            async with asyncio.timeout(FORGET_S):
+                await self._threads.run(self._registry.fleet.forget, self._identity.server_id)
 
     def divergences(self) -> tuple[str, ...]:
         """Say where desired is not live, a sentence each."""

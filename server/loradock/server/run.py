@@ -14,6 +14,7 @@ from loradock.server import spans
 from loradock.server.app import Server, start_server
 from loradock.server.config import Config
 from loradock.server.logs import set_up_logging
+from loradock.server.threads import any_hangs
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,10 @@ def run(config: Config, ready_file: Path | None = None) -> None:
     if not sys.stderr.isatty():
         os.environ["TQDM_DISABLE"] = "1"  # libraries draw bars, unasked, as they load the base
     asyncio.run(_serve(config, ready_file))
+    if any_hangs():  # in a call that no answer comes to; the interpreter would wait for it
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
 
 
 async def _serve(config: Config, ready_file: Path | None) -> None:

@@ -182,6 +182,9 @@ def _postgresql_engine(url: URL) -> Engine:
     defaults = {
         "connect_timeout": "3",
         "tcp_user_timeout": "10000",
+        "keepalives_idle": "10",  # a host that is gone is found out while we wait for its answer
+        "keepalives_interval": "5",
+        "keepalives_count": "3",
         "options": "-c lock_timeout=20s -c statement_timeout=30s",
         "application_name": "loradock",
     }
