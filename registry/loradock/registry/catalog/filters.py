@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from sqlalchemy import ColumnElement, Connection, Exists, Select, and_, exists, func, select
 
 from loradock.registry.catalog.lineage import versions_below
@@ -21,7 +19,7 @@ from loradock.registry.search import Filter, MetricFilter
 
 Condition = ColumnElement[bool]
 FEW_ADAPTERS = 200
-FEW_RECORDS = 1000
+FEW_RECORDS = 500
 
 
 def check_filter(filter: Filter) -> None:
@@ -58,12 +56,8 @@ def matching_ids(
     newest versions are, one by one, until enough match. So a page costs much the same, whether
     much or little matches, and whatever a planner believes.
     """
-    conditions = [adapters.c.project == project, ~adapters.c.deleted, is_ready()]
-    conditions += _by_version(project, filter)
-    is_narrow = False
-    if filter.tag or filter.text:
-        of_adapter, is_narrow = _few_adapters(c, project, filter)
-        conditions += of_adapter
+    of_adapter, is_narrow = _of_adapters(c, project, filter)
+    conditions = [is_ready(), of_adapter, *_by_version(project, filter)]
     if filter.metric:
         of_metric, are_few = _by_metric(c, filter.metric)
         conditions.append(of_metric)
@@ -72,18 +66,19 @@ def matching_ids(
         conditions.append(versions.c.id < after)
     # An expression has no index, so that a narrow search does not walk through all versions.
     order = versions.c.id + 0 if is_narrow else versions.c.id
-    query = select(versions.c.id).join(adapters, adapters.c.id == versions.c.adapter_id)
-    return query.where(*conditions).order_by(order.desc()).limit(most)
+    return select(versions.c.id).where(*conditions).order_by(order.desc()).limit(most)
 
 
-def _few_adapters(c: Connection, project: str, filter: Filter) -> tuple[Sequence[Condition], bool]:
-    """Name the adapters that match, if they are few; otherwise say how they match."""
-    conditions = _by_adapter(filter)
-    mine = select(adapters.c.id).where(adapters.c.project == project, ~adapters.c.deleted)
-    found = c.execute(mine.where(*conditions).limit(FEW_ADAPTERS + 1)).scalars().all()
-    if len(found) > FEW_ADAPTERS:
-        return conditions, False
-    return [versions.c.adapter_id.in_(found)], True
+def _of_adapters(c: Connection, project: str, filter: Filter) -> tuple[Condition, bool]:
+    """Name the adapters that match, if they are few; otherwise ask of each version's own."""
+    conditions = [adapters.c.project == project, ~adapters.c.deleted, *_by_adapter(filter)]
+    if filter.tag or filter.text:
+        some = select(adapters.c.id).where(*conditions).limit(FEW_ADAPTERS + 1)
+        found = c.execute(some).scalars().all()
+        if len(found) <= FEW_ADAPTERS:
+            return versions.c.adapter_id.in_(found), True
+    # Not a join, which a planner may begin with the adapters, to end it with sorting all versions.
+    return exists().where(adapters.c.id == versions.c.adapter_id, *conditions), False
 
 
 def _by_metric(c: Connection, metric: MetricFilter) -> tuple[Condition, bool]:
@@ -94,9 +89,15 @@ def _by_metric(c: Connection, metric: MetricFilter) -> tuple[Condition, bool]:
     if num_found > FEW_RECORDS:
         return _passes(metric), False
     record = evaluations.c.ordinal == evaluation_metrics.c.evaluation
-    suite = evaluations.c.suite == metric.suite
+    newer = evaluations.alias("newer")
+    is_latest = ~exists().where(
+        newer.c.version_id == evaluations.c.version_id,
+        newer.c.suite == metric.suite,
+        newer.c.ordinal > evaluations.c.ordinal,
+    )
     recorded = select(evaluations.c.version_id).join(evaluation_metrics, record)
-    return and_(versions.c.id.in_(recorded.where(passing, suite)), _passes(metric)), True
+    latest = recorded.where(passing, evaluations.c.suite == metric.suite, is_latest)
+    return versions.c.id.in_(latest), True
 
 
 def is_ready() -> Condition:
