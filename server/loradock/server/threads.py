@@ -42,6 +42,8 @@ class Threads:
         _, hanging = await asyncio.to_thread(wait, list(self._running), CLOSE_S)
         if hanging:
             log.warning("left behind what hangs", extra={"facts": {"threads": self._name}})
+        else:
+            await asyncio.to_thread(self._pool.shutdown)
 
 
 def any_hangs() -> bool:
