@@ -11,7 +11,8 @@ from loradock.cli.main import app, run
 
 ROOT = Path(__file__).parents[2]
 READ_ONLY = {"list", "show", "search", "history", "status", "check"}
-READ_ONLY |= {"approvals", "affected", "generate", "classify", "score", "verify", "doctor", "export"}
+READ_ONLY |= {"approvals", "affected", "generate", "classify", "score"}
+READ_ONLY |= {"verify", "doctor", "export"}
 DESTRUCTIVE = {"adapter delete", "alias delete"}
 
 

@@ -14,9 +14,7 @@ def garbage_of(message: wire.Garbage) -> values.Garbage:
     return values.Garbage(kind, message.name, message.size_bytes)
 
 
-def retention_message(
-    keep_last: int | None, keep_younger_s: float | None
-) -> wire.Retention | None:
+def retention_message(keep_last: int | None, keep_younger_s: float | None) -> wire.Retention | None:
     """Write which versions are kept; None if none are to go."""
     if keep_last is None and keep_younger_s is None:
         return None
