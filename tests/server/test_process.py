@@ -126,14 +126,14 @@ async def test_what_cant_start_leaves_nothing_behind(tiny_base, tmp_path, monkey
         pass
 
     monkeypatch.setattr(app, "refuse_taken_port", miss_it)  # as if it was taken only later
+    before = set(threading.enumerate())
     async with running(tiny_base, tmp_path) as served:
         port = int(served.server.address.rpartition(":")[2])
-        before = set(threading.enumerate())
         with pytest.raises(StartRefused, match="can't listen"):
             async with running(tiny_base, tmp_path / "other", port=port):
                 pass
-        left = {thread.name for thread in set(threading.enumerate()) - before}
-        assert not [name for name in left if name.startswith(("loradock", "engine"))]
+    left = {thread.name for thread in set(threading.enumerate()) - before}
+    assert not [name for name in left if name.startswith(("loradock", "engine"))]
 
 
 def test_starting_off_a_terminal_draws_nothing(tiny_base, tmp_path):
