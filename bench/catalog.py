@@ -201,7 +201,9 @@ def operations(registry: Registry, num_adapters: int, num_publishes: int) -> dic
     return {
         "list versions": lambda: registry.versions.list(project, adapter()),
         "list adapters": lambda: listed(project),
-        "adapters by tag": lambda: listed(project, tag=seed.tag_name(draw.randrange(20))),
+        "adapters by tag, 1 row": lambda: listed(
+            project, tag=seed.tag_name(draw.randrange(20)), page_size=1
+        ),
         "search all": lambda: search(project),
         "search by base": lambda: search(project, base="tiny-b"),
         "search by tag": lambda: search(project, tag=seed.tag_name(draw.randrange(20))),

@@ -3,9 +3,10 @@
 import json
 from datetime import UTC, datetime
 
-from loradock.cli.lineage import tree_lines
-from loradock.cli.output import print_json, show_record, show_table, size_text
+from loradock.cli.graph import dot_lines, mermaid_lines, tree_lines
+from loradock.cli.output import json_of, print_json, show_record, show_table, size_text
 from loradock.client import (
+    Blob,
     Dataset,
     LineageEdge,
     LineageGraph,
@@ -13,6 +14,7 @@ from loradock.client import (
     LineageNode,
     Residency,
     ResidencyState,
+    TextChunk,
 )
 
 RESIDENCY = Residency("sha256:1", ResidencyState.RESIDENT, 10, 0, "")
@@ -26,15 +28,15 @@ def test_json_has_fields_values_and_times(capsys):
             "state": "resident",
             "size_bytes": 10,
             "num_leases": 0,
-            "reason": "",
-            "adapter": "",
+            "reason": None,
+            "adapter": None,
             "version_number": None,
             "live_aliases": [],
             "pinned": False,
             "num_hits": 0,
             "last_use_time": None,
             "load_s": 0.0,
-            "last_error": "",
+            "last_error": None,
             "retry_time": None,
         },
         "at": "2026-01-02T00:00:00+00:00",
@@ -93,7 +95,7 @@ def test_lineage_tree():
             LineageEdge(LineageKind.DATASET, "v1", "d"),
         ),
     )
-    assert list(tree_lines(graph, "upstream")) == [
+    assert list(tree_lines(graph, down=False)) == [
         "version v2! (v2)",
         "├── base b! (b)",
         "└── version v1! (v1)",
@@ -101,9 +103,34 @@ def test_lineage_tree():
         "    └── dataset d! (d)",
     ]
     down = LineageGraph("b", graph.nodes, graph.edges)
-    assert list(tree_lines(down, "downstream")) == [
+    assert list(tree_lines(down, down=True)) == [
         "base b! (b)",
         "├── version v1! (v1)",
         "│   └── version v2! (v2)",
         "└── version v2! (v2)",
     ]
+
+
+def test_graphs_quote_what_their_languages_would_take_for_their_own():
+    nodes = (
+        LineageNode(LineageKind.VERSION, "v", 'a"b\\c'),
+        LineageNode(LineageKind.DATASET, "d", "x<y>#1"),
+    )
+    edges = (LineageEdge(LineageKind.MERGE_OF, "v", "d"),)
+    graph = LineageGraph("v", nodes, edges)
+    dot = list(dot_lines(graph))
+    assert dot[2] == '  "v" [label="a\\"b\\\\c (v)", shape=box, style=bold];'
+    assert dot[4] == '  "d" -> "v" [label="merge-of"];'
+    assert list(mermaid_lines(graph)) == [
+        "flowchart LR",
+        '  n0["a#quot;b\\c (v)"]',
+        '  n1[("x#lt;y#gt;#35;1 (d)")]',
+        "  n1 -->|merge-of| n0",
+    ]
+
+
+def test_what_is_absent_is_null_and_an_empty_answer_is_not():
+    kept = json_of(TextChunk("", (), ()))
+    assert kept["text"] == ""
+    told = json_of(Blob("", 3))
+    assert told == {"digest": None, "size_bytes": 3}

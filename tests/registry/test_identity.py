@@ -14,7 +14,7 @@ from loradock.registry.manifest import Manifest, parse_manifest
 from loradock.registry.registry import open_registry
 from loradock.registry.resources import Dataset, Decoding, Lineage, Profile
 
-words = st.text(st.characters(exclude_categories=("C",)), min_size=1, max_size=8)
+words = st.text(st.characters(categories=("L", "N", "P", "Zs")), min_size=1, max_size=8)
 facts = st.one_of(words, st.integers(-(10**6), 10**6), st.floats(-1e6, 1e6), st.booleans())
 lineages = st.builds(
     Lineage,

@@ -14,14 +14,20 @@ if TYPE_CHECKING:
     from loradock.client import Split
 
 T = TypeVar("T")
+_CONTENT = {"text", "label"}  # an answer that is empty is an answer
 Columns = Mapping[str, Callable[[T], object]]
 
 
 def json_of(value: Any) -> Any:  # noqa: ANN401
-    """Give a value as JSON has it: fields by name, enums by value, times in ISO 8601."""
+    """Give a value as JSON has it: fields by name, enums by value, times in ISO 8601.
+
+    A field that is absent is null, also where the SDK has an empty text for it.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        held = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return {
-            field.name: json_of(getattr(value, field.name)) for field in dataclasses.fields(value)
+            name: None if inner == "" and name not in _CONTENT else json_of(inner)
+            for name, inner in held.items()
         }
     if isinstance(value, enum.Enum):
         return value.value
