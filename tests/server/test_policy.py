@@ -4,6 +4,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 import pytest
+from served import reason_of
 from tiny_registry import TinyRegistry
 
 from loradock.registry.registry import open_registry
@@ -91,6 +92,29 @@ async def test_r8_an_override_needs_its_own_role(tiny):
         assert moved.alias.version_number == 1
         back = wire.RollbackAliasRequest(name=ALIAS, etag="1", override_policy=True, reason="now")
         assert await code_of(stub.RollbackAlias(back, **as_("promote"))) is denied
+
+
+@pytest.mark.contract("R8")
+async def test_r8_a_protected_alias_needs_the_role_that_sets_policies(tiny):
+    tiny.publish()
+    tiny.publish(seed=1)
+    async with serving(tiny) as stub:
+        protected = wire.AliasPolicy(name=POLICY.name, protected=True)
+        await stub.SetAliasPolicy(wire.SetAliasPolicyRequest(policy=protected), **as_("operate"))
+        move = wire.SetAliasRequest(name=ALIAS, version_number=1)
+        back = wire.RollbackAliasRequest(name=ALIAS, etag="2")
+        delete = wire.DeleteAliasRequest(name=ALIAS, etag="3")
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.SetAlias(move, **as_("promote"))
+        assert reason_of(refused.value) == "ALIAS_PROTECTED"
+        await stub.SetAlias(move, **as_("promote", "operate"))
+        move = wire.SetAliasRequest(name=ALIAS, version_number=2, etag="1")
+        await stub.SetAlias(move, **as_("promote", "operate"))
+        denied = grpc.StatusCode.PERMISSION_DENIED
+        assert await code_of(stub.RollbackAlias(back, **as_("promote"))) is denied
+        await stub.RollbackAlias(back, **as_("promote", "operate"))
+        assert await code_of(stub.DeleteAlias(delete, **as_("promote"))) is denied
+        await stub.DeleteAlias(delete, **as_("promote", "operate"))
 
 
 async def test_a_policy_that_does_not_say_which_way_is_better_is_refused(tiny):
