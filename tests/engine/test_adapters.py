@@ -79,7 +79,10 @@ def no_more_memory():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads what is mapped from /proc")
 def test_s9_no_memory_for_an_adapter_fails_that_adapter_alone(work, zoo, tiny_base, tiny_adapter):
-    small, big = zoo["rank 4, attention"], Oracle.load(tiny_base, tiny_adapter(99, rank=4096))
+    small, big = (
+        zoo["rank 4, attention"],
+        Oracle.load(tiny_base, tiny_adapter(99, rank=8192)),
+    )  # too much for the heap
     work.engine.make_resident(small.source)
     before = work.engine.state().resident
     with no_more_memory(), pytest.raises(OutOfMemory, match="lower max_adapter_bytes"):

@@ -7,16 +7,16 @@ part of a module is one product over a slice; weights are never gathered per tok
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from loradock.engine.errors import AdapterError, OutOfMemory
 from loradock.engine.protocol import AdapterSource, LinearShape, LoraModule
+from loradock.engine.tensors import read_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,23 +86,18 @@ def read_adapter(
 ) -> LoraAdapter:
     """Read an adapter's tensors and check them against the base once more.
 
-    They are copied out of the file, which the disk cache may remove. Raises `AdapterError` with
-    all problems.
+    Nothing of the file is needed afterwards. Raises `AdapterError` with all problems.
     """
     try:
-        with safe_open(source.weights, framework="pt") as file:
-            keys = set(file.keys())
-            problems = [p for m in source.modules for p in _problems(m, modules, keys)]
-            if problems:
-                raise AdapterError(problems)
-            pairs = {
-                m.module: (m, file.get_tensor(m.a_key), file.get_tensor(m.b_key))
-                for m in source.modules
-            }
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        tensors = read_tensors(source.weights)
+    except (OSError, ValueError, RuntimeError) as error:
         if _says_no_memory(error):
             raise
         raise AdapterError([f"{source.weights.name} can't be read: {error}"]) from error
+    problems = [p for m in source.modules for p in _problems(m, modules, tensors.keys())]
+    if problems:
+        raise AdapterError(problems)
+    pairs = {m.module: (m, tensors[m.a_key], tensors[m.b_key]) for m in source.modules}
     problems = [p for m, a, b in pairs.values() for p in _misfits(m, modules[m.module], a, b)]
     if problems:
         raise AdapterError(problems)
@@ -134,7 +129,9 @@ def _says_no_memory(error: Exception) -> bool:
     )
 
 
-def _problems(module: LoraModule, base: Mapping[str, LinearShape], keys: set[str]) -> list[str]:
+def _problems(
+    module: LoraModule, base: Mapping[str, LinearShape], keys: Collection[str]
+) -> list[str]:
     if module.module not in base:
         return [f"the base has no linear module {module.module!r}"]
     return [f"there is no tensor {k!r}" for k in (module.a_key, module.b_key) if k not in keys]
