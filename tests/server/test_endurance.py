@@ -88,9 +88,9 @@ async def test_s16_many_loads_and_evictions_leave_nothing_behind(
         residencies = served.parts.inside.residencies
         await cycle(served, num_cycles // 3)
         before = footprint()
-        await cycle(served, num_cycles)
+        await cycle(served, 2 * num_cycles)
         after = footprint()
-        assert residencies.num_evictions >= num_cycles
+        assert residencies.num_evictions >= num_cycles, "what is worth most may stay"
         assert len(served.parts.engine.state().resident) == 2
         assert residencies.check() == []
     grown = {name: after[name] - before[name] for name in before}
@@ -103,7 +103,7 @@ async def test_s16_many_loads_and_evictions_leave_nothing_behind(
 
 
 async def cycle(served, num_cycles):
-    """Bring versions in, each of which another one has to go for."""
+    """Bring versions in, for most of which another one has to go."""
     inside = served.parts.inside
     for turn in range(num_cycles):
         reference = parse_reference(f"triage@{1 + turn % NUM_VERSIONS}")
