@@ -31,9 +31,10 @@ _DESCENT = tuple(
 
 def referrers_of(c: Connection, project: str, row: AnyRow) -> list[str]:
     """Name everything that points at a version."""
+    pointing = _aliases(c, row)
     return [
-        *_aliases(c, row),
-        *_windows(c, row),
+        *pointing.values(),
+        *(said for name, said in _windows(c, row).items() if name not in pointing),
         *_rollouts(c, row),
         *_children(c, project, row),
         *_holds(c, row),
@@ -41,7 +42,8 @@ def referrers_of(c: Connection, project: str, row: AnyRow) -> list[str]:
     ]
 
 
-def _aliases(c: Connection, row: AnyRow) -> list[str]:
+def _aliases(c: Connection, row: AnyRow) -> dict[str, str]:
+    """Name the aliases that point at a version, or would after a rollback."""
     top, beneath = alias_moves.alias("top"), alias_moves.alias("beneath")
     current = (top.c.alias_id == aliases.c.id) & (top.c.generation == aliases.c.generation)
     earlier = (beneath.c.alias_id == aliases.c.id) & (beneath.c.generation == top.c.beneath)
@@ -53,14 +55,14 @@ def _aliases(c: Connection, row: AnyRow) -> list[str]:
         .where((top.c.version_id == row.id) | (beneath.c.version_id == row.id))
         .order_by(aliases.c.name)
     )
-    return [
-        f"alias {row.adapter}:{found.name}"
+    return {
+        found.name: f"alias {row.adapter}:{found.name}"
         + ("" if found.version_id == row.id else " (a rollback would go there)")
         for found in c.execute(query)
-    ]
+    }
 
 
-def _windows(c: Connection, row: AnyRow) -> list[str]:
+def _windows(c: Connection, row: AnyRow) -> dict[str, str]:
     """Name the aliases that were moved away from the version within their rollback windows."""
     was, then = alias_moves.alias("was"), alias_moves.alias("then")
     follows = (then.c.alias_id == was.c.alias_id) & (then.c.generation == was.c.generation + 1)
@@ -73,12 +75,12 @@ def _windows(c: Connection, row: AnyRow) -> list[str]:
         .group_by(aliases.c.id, aliases.c.name)
         .order_by(aliases.c.name)
     )
-    found = []
+    found = {}
     for left in c.execute(query):
         ends_at = left.left_at + timedelta(seconds=demands_of(c, left.id).rollback_window_s)
         if ends_at > now():
             until = f"{ends_at:%Y-%m-%d %H:%M} UTC"
-            found.append(f"rollback window of {row.adapter}:{left.name} until {until}")
+            found[left.name] = f"rollback window of {row.adapter}:{left.name} until {until}"
     return found
 
 
