@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from fault_proxy import FaultProxy
@@ -21,7 +22,7 @@ BLOB_PATH = "/blobs/sha256/"
 async def far(tiny_base, tiny_adapter, tmp_path, s3_url):
     """Three versions that lie in S3 behind a proxy, none of them asked for yet."""
     with FaultProxy.of_store(s3_url) as (proxy, url):
-        settings = {"blob_url": url, "max_downloads": 2, "rollback_window_s": 0.0}
+        settings: dict[str, Any] = {"blob_url": url, "max_downloads": 2, "rollback_window_s": 0.0}
         async with running(tiny_base, tmp_path, **settings) as served:
             for seed in (1, 2, 3):
                 await served.publish("triage", tiny_adapter(seed))

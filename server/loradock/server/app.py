@@ -214,9 +214,7 @@ def _services(
     return services
 
 
-def _registry_services(
-    registry: Registry, threads: Threads, doctor: Doctor
-) -> dict[str, Register]:
+def _registry_services(registry: Registry, threads: Threads, doctor: Doctor) -> dict[str, Register]:
     transfers = BlobTransfers(registry, threads)
     return {
         "loradock.v1.RegistryService": partial(
