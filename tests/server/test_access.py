@@ -48,7 +48,8 @@ ROLES = {
     Role.INFER: "Generate StreamGenerate Score Classify CountTokens",
     Role.OPERATE: "RegisterBaseModel LoadAdapter UnloadAdapter SetAliasPolicy "
     "PrefetchAdapter PinAdapter UnpinAdapter UndrainServer DrainServer "
-    "CollectGarbage VerifyBlobs VerifyAudit",
+    "CollectGarbage VerifyBlobs VerifyAudit Diagnose "
+    "ExportBundle ImportBundle",
 }
 OF_NO_PROJECT = {
     *("RegisterBaseModel", "GetBaseModel", "ListBaseModels"),
