@@ -91,10 +91,18 @@ def call_everything(client, folder):
         lambda: list(client.admin.verify()),
         lambda: list(client.admin.audit_events()),
         lambda: client.admin.verify_audit(AuditHead(1, "sha256:6")),
+        lambda: client.admin.diagnose(),
+        lambda: client.admin.export_bundle(folder / "out.bundle", ["a@1"]),
+        lambda: client.admin.import_bundle(folder / "adapter_config.json"),
         lambda: client.server.status(),
         lambda: list(client.server.list()),
         lambda: client.server.load("a"),
+        lambda: client.server.prefetch("a"),
+        lambda: client.server.pin("a"),
+        lambda: client.server.unpin("a"),
         lambda: client.server.unload("sha256:5"),
+        lambda: client.server.drain(wait_s=0),
+        lambda: client.server.undrain(),
         lambda: client.server.override("a", "p", reason="r"),
     ]
     for call in calls:

@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from collections import defaultdict
+from typing import Any
 
 import pytest
 from fault_proxy import FaultProxy
@@ -50,7 +51,7 @@ def ask_all_kinds(client, folders):
     client.generate("hello", base=True, request_id="base", **ask)
     with client.stream("hello", adapter="audited", request_id="left", max_tokens=400) as answer:
         next(iter(answer))
-    refusals = {
+    refusals: dict[str, dict[str, Any]] = {
         "unheard": {"adapter": "unheard-of"},
         "invalid": {"adapter": "audited", "temperature": -1.0},
         "too-long": {"adapter": "audited", "max_tokens": 100_000},
@@ -142,10 +143,10 @@ async def test_x3_no_secret_is_ever_said(tiny_base, tiny_adapter, tmp_path, secr
         store.pass_on()
         database.pass_on()
         await until(lambda: served.parts.follower.catalog_answers)
-        errors.append(served.server.config)
+        config = repr(served.server.config)
     assert {getattr(error, "reason", "") for error in errors} >= {
         "UNAUTHENTICATED",
         "CATALOG_UNAVAILABLE",
     }
-    told = [log.getvalue(), *(f"{e!r} {e} {getattr(e, 'metadata', '')}" for e in errors)]
+    told = [log.getvalue(), config, *(f"{e!r} {e} {getattr(e, 'metadata', '')}" for e in errors)]
     assert not re.findall(r".*hunter2.*", "\n".join(told))

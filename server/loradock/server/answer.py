@@ -33,6 +33,7 @@ from loradock.server.errors import WrongBase
 from loradock.server.identity import Identity
 from loradock.server.live import Chosen, Live, LiveSplit
 from loradock.server.metrics import Metrics
+from loradock.server.place import key_of
 from loradock.server.progress import Progress
 from loradock.server.residency import Lease, Residencies
 
@@ -173,7 +174,7 @@ class Answering:
             yield answered
             return
         version = answered.version
-        known = self._residencies.version(version.project, version.digest)
+        known = self._residencies.version(*key_of(version))
         progress.was_resident = known is not None
         room_wait_s = call.remaining_s * SHARE_OF_DEADLINE
         async with self._residencies.lease(version, room_wait_s=room_wait_s) as lease:

@@ -69,8 +69,8 @@ class Overrides:
         wanted = digest or current.previous_digest
         if wanted is None:
             raise InvalidArgument("previous", "the alias has nothing earlier to go back to")
-        version = self._residencies.version(key[0], wanted)
-        if version is None or version.adapter != key[1]:
+        version = self._residencies.version(key[0], key[1], wanted)
+        if version is None:
             raise NotResidentHere(wanted)
         decision = Override(
             id=uuid.uuid4().hex,

@@ -64,7 +64,7 @@ class Place:
 
     @property
     def key(self) -> Key:
-        """Whose it is, and what: nobody sees another project's place, though content be shared."""
+        """Whose it is, and what: a place is one adapter's, though its content be shared."""
         return key_of(self.version)
 
     @property
@@ -148,7 +148,7 @@ class Lease:
 
 def key_of(version: Version) -> Key:
     """Name a version among all projects'."""
-    return version.project, version.digest
+    return version.project, version.adapter, version.digest
 
 
 def modules_of(version: Version) -> tuple[LoraModule, ...]:

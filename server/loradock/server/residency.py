@@ -84,10 +84,18 @@ class Residencies:
         self.num_evictions = 0
         self.load_seconds = dict.fromkeys(("fetch", "verify", "activate"), 0.0)  # of all loads
 
-    def version(self, project: str, digest: str) -> Version | None:
+    def version(self, project: str, adapter: str, digest: str) -> Version | None:
         """Give a version that the next step can use."""
-        place = self._places.get((project, digest))
+        place = self._places.get((project, adapter, digest))
         return place.version if place is not None and place.is_in_engine else None
+
+    def versions(self, project: str, digest: str) -> list[Version]:
+        """List a project's versions of one content that the next step can use."""
+        return [
+            place.version
+            for (owner, _, content), place in self._places.items()
+            if (owner, content) == (project, digest) and place.is_in_engine
+        ]
 
     def place(self, version: Version) -> Place:
         """Tell one version's place, also of one that was never here."""
@@ -104,14 +112,15 @@ class Residencies:
         return place.state
 
     def report(self) -> tuple[ReportedResidency, ...]:
-        """Tell the catalog what is in memory, on its way, or has failed."""
-        return tuple(
-            ReportedResidency(
-                p.digest, p.state, p.size_bytes, p.num_leases, p.reason, p.version.project
-            )
-            for p in self._places.values()
-            if p.state != ABSENT
-        )
+        """Tell the catalog what is in memory, on its way, or has failed; a content once."""
+        told: dict[tuple[str, str], ReportedResidency] = {}
+        for p in sorted(self._places.values(), key=lambda place: place.is_in_engine):
+            if p.state != ABSENT:
+                project = p.version.project
+                told[project, p.digest] = ReportedResidency(
+                    p.digest, p.state, p.size_bytes, p.num_leases, p.reason, project
+                )
+        return tuple(told.values())
 
     @asynccontextmanager
     async def lease(self, version: Version, *, room_wait_s: float = 0.0) -> AsyncIterator[Lease]:
@@ -287,7 +296,7 @@ class Residencies:
         log.info("adapter was let go", extra={"facts": {"digest": place.digest}})
 
     def _empty(self, place: Place) -> None:
-        """Give a place's memory back, unless another project holds the same content."""
+        """Give a place's memory back, unless somebody else holds the same content."""
         if self.room.give_back(place.key):
             self._engine.release(place.digest)
 

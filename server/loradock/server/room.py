@@ -1,6 +1,6 @@
 """Memory for adapters: a budget of bytes, and a queue of those who wait for a part of it.
 
-A content is counted once, however many projects hold it.
+A content is counted once, however many adapters and projects hold it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-Key = tuple[str, str]  # project, digest
+Key = tuple[str, str, str]  # project, adapter, digest
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class Room:
 
     async def take(self, key: Key, size_bytes: int) -> None:
         """Hold so much, after all who asked earlier; wait until it is free. Idempotent."""
-        held = self._slots.get(key[1])
+        held = self._slots.get(key[-1])
         if held is not None and key in held.holders:
             return
         if not self._queue and self._try_to_hold(key, size_bytes):
@@ -77,19 +77,19 @@ class Room:
 
     def resize(self, key: Key, size_bytes: int) -> None:
         """Note what something takes in fact, now that it is there."""
-        slot = self._slots[key[1]]
+        slot = self._slots[key[-1]]
         self.used_bytes += size_bytes - slot.size_bytes
         slot.size_bytes = size_bytes
 
     def give_back(self, key: Key) -> bool:
         """Hold it no more; tell whether nobody else does, so that its bytes are free."""
-        slot = self._slots.get(key[1])
+        slot = self._slots.get(key[-1])
         if slot is None or key not in slot.holders:
             return False
         slot.holders.remove(key)
         if slot.holders:
             return False
-        del self._slots[key[1]]
+        del self._slots[key[-1]]
         self.used_bytes -= slot.size_bytes
         return True
 
@@ -99,12 +99,12 @@ class Room:
         return sum(slot.size_bytes for slot in self._slots.values() if slot.holders <= gone)
 
     def _try_to_hold(self, key: Key, size_bytes: int) -> bool:
-        slot = self._slots.get(key[1])
+        slot = self._slots.get(key[-1])
         if slot is None:
             missing = size_bytes - self.free_bytes
             if missing > 0 and not self._make_free(missing):
                 return False
-            slot = self._slots[key[1]] = _Slot(size_bytes)
+            slot = self._slots[key[-1]] = _Slot(size_bytes)
             self.used_bytes += size_bytes
         slot.holders.add(key)
         return True

@@ -154,18 +154,19 @@ class ServerService(grpc_wire.ServerServiceServicer):
         digest = check_digest("version_digest", request.version_digest)
         wait_s = seconds_of("drain_timeout", request.drain_timeout)
         residencies, project = self._inside.residencies, principal.project
-        version = residencies.version(project, digest)
-        if version is None:
+        versions = residencies.versions(project, digest)
+        if not versions:
             raise NotResidentHere(digest)
-        if self._inside.pins.is_pinned(version):
+        if any(map(self._inside.pins.is_pinned, versions)):
             raise AdapterPinned(digest)
-        residencies.let_go(version)
+        for version in versions:
+            residencies.let_go(version)
         give_up_at = asyncio.get_running_loop().time() + wait_s
-        while residencies.version(project, digest):
+        while residencies.versions(project, digest):
             if asyncio.get_running_loop().time() >= give_up_at:
                 break
             await asyncio.sleep(POLL_S)
-        return wire.UnloadAdapterResponse(residency=self._told(version))
+        return wire.UnloadAdapterResponse(residency=self._told(versions[0]))
 
     async def DrainServer(
         self, request: wire.DrainServerRequest, context: object
