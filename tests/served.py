@@ -17,10 +17,10 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from loradock.registry.resources import Residency
+from loradock.server.answering.inference import Inference
 from loradock.server.app import Server, start_server
 from loradock.server.config import Config
-from loradock.server.inference import Inference
-from loradock.server.principal import Authenticator
+from loradock.server.services.principal import Authenticator
 from loradock.v1 import (
     alias_service_pb2,
     alias_service_pb2_grpc,

@@ -47,7 +47,7 @@ def test_c1_reason_chooses_the_class(scripted, reason):
 
 
 def test_c1_every_reason_of_the_server_has_its_class():
-    from loradock.server.status import INTERNAL, TABLE
+    from loradock.server.services.status import INTERNAL, TABLE
 
     sent = {row.reason for row in TABLE.values()} | {INTERNAL.reason}
     assert sent <= set(ERROR_BY_REASON)

@@ -8,7 +8,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from served import reason_of, running
 
-from loradock.server.principal import Authenticator, Principal, Role
+from loradock.server.services.principal import Authenticator, Principal, Role
 from loradock.v1 import (
     admin_service_pb2,
     alias_service_pb2,

@@ -3,7 +3,7 @@
 import pytest
 
 from loradock.engine.protocol import Finish, RowEvent
-from loradock.server.bridge import Row
+from loradock.server.answering.bridge import Row
 from loradock.server.errors import SlowReader
 
 

@@ -8,7 +8,7 @@ from served import inference, info_of, reason_of, refusal_of, running, target_of
 from tiny_base import EOS, PAD, make_tokenizer
 
 from loradock.engine.text import Tokenizer
-from loradock.server.prompts import terminator
+from loradock.server.answering.prompts import terminator
 
 LABELS = ("billing", "bill", "billing address", "other")
 LLAMA_LIKE = (

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from loradock.registry.resources import BlobRef
-from loradock.server.disk_cache import DiskCache, NotCached
+from loradock.server.residency.disk_cache import DiskCache, NotCached
 from loradock.server.threads import Threads
 
 SIZE = 1000

@@ -16,11 +16,11 @@ from loradock.registry import errors as registry
 from loradock.registry.policy import GateCheck
 from loradock.server import errors as server
 from loradock.server.gate import Gate
-from loradock.server.interceptors import CallInterceptor
 from loradock.server.listen import Listener
-from loradock.server.metrics import Metrics
-from loradock.server.principal import Authenticator
-from loradock.server.status import DOMAIN, INTERNAL, TABLE
+from loradock.server.services.interceptors import CallInterceptor
+from loradock.server.services.principal import Authenticator
+from loradock.server.services.status import DOMAIN, INTERNAL, TABLE
+from loradock.server.telemetry.metrics import Metrics
 from loradock.v1 import alias_service_pb2 as wire
 from loradock.v1 import alias_service_pb2_grpc as grpc_wire
 from loradock.v1 import resources_pb2

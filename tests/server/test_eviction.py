@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from loradock.server.eviction import GreedyDual, Worth
+from loradock.server.residency.eviction import GreedyDual, Worth
 
 NUM_VERSIONS = 64
 NUM_REQUESTS = 3000

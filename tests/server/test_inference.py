@@ -20,8 +20,8 @@ from served import (
     until,
 )
 
-from loradock.server.logs import JsonFormatter
-from loradock.server.principal import Authenticator, Principal
+from loradock.server.services.principal import Authenticator, Principal
+from loradock.server.telemetry.logs import JsonFormatter
 
 
 @pytest.fixture

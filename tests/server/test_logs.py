@@ -14,7 +14,7 @@ from served import running, until
 
 from loradock.client import AsyncClient, Client, LoradockError
 from loradock.registry.registry import open_registry
-from loradock.server.logs import JsonFormatter
+from loradock.server.telemetry.logs import JsonFormatter
 
 SAID = {"request_id", "adapter", "version", "digest", "alias", "arm", "base", "base_weights"}
 

@@ -9,12 +9,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from served import refusal_of, running, until
 
-from loradock.server.call import Call
+from loradock.server.answering.progress import Progress
 from loradock.server.config import Config
 from loradock.server.errors import StartRefused
-from loradock.server.metrics import Metrics
-from loradock.server.principal import ALL_ROLES, Principal
-from loradock.server.progress import Progress
+from loradock.server.services.call import Call
+from loradock.server.services.principal import ALL_ROLES, Principal
+from loradock.server.telemetry.metrics import Metrics
 
 
 class Page:
@@ -133,6 +133,6 @@ async def test_versions_have_lines_of_their_own_up_to_a_bound(monkeypatch):
     for number in (1, 2, 3, 1):
         answer(number)
     assert lines() == [2, 1, None, 1]
-    monkeypatch.setattr("loradock.server.metrics.UNUSED_S", 0.0)
+    monkeypatch.setattr("loradock.server.telemetry.metrics.UNUSED_S", 0.0)
     answer(3)
     assert lines() == [2, None, 1, 1]

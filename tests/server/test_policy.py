@@ -8,13 +8,13 @@ from served import reason_of
 from tiny_registry import TinyRegistry
 
 from loradock.registry.registry import open_registry
-from loradock.server.alias_service import AliasService
-from loradock.server.follow_wait import FollowWait
+from loradock.server.aliases.follow_wait import FollowWait
 from loradock.server.gate import Gate
-from loradock.server.interceptors import CallInterceptor
 from loradock.server.listen import Listener
-from loradock.server.metrics import Metrics
-from loradock.server.principal import Authenticator, Principal, Role
+from loradock.server.services.alias_service import AliasService
+from loradock.server.services.interceptors import CallInterceptor
+from loradock.server.services.principal import Authenticator, Principal, Role
+from loradock.server.telemetry.metrics import Metrics
 from loradock.server.threads import Threads
 from loradock.v1 import alias_service_pb2 as wire
 from loradock.v1 import alias_service_pb2_grpc as grpc_wire

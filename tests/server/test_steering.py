@@ -13,8 +13,8 @@ from served import alias_name, reason_of, refusal_of, running, until
 
 from loradock.client import Client
 from loradock.server.errors import StartRefused
-from loradock.server.pins import TEND_S
-from loradock.server.principal import Authenticator, Principal, Role
+from loradock.server.residency.pins import TEND_S
+from loradock.server.services.principal import Authenticator, Principal, Role
 from loradock.v1 import server_service_pb2 as wire
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

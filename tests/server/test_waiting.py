@@ -14,11 +14,11 @@ from grpc_status import rpc_status
 from served import Running, inference, info_of, reason_of, refusal_of, running, target_of, until
 
 from loradock.engine.protocol import Generate, Priority, Sampling, Score
-from loradock.server.admission import MEMORIES, Admission
-from loradock.server.call import Call
-from loradock.server.convert_inference import read_priority
+from loradock.server.answering.admission import MEMORIES, Admission
 from loradock.server.errors import PermissionDenied, QueueFull
-from loradock.server.principal import Principal, Role
+from loradock.server.services.call import Call
+from loradock.server.services.convert_inference import read_priority
+from loradock.server.services.principal import Principal, Role
 
 Settings = dict[str, Any]
 HIGH, NORMAL, LOW = Priority.HIGH, Priority.NORMAL, Priority.LOW

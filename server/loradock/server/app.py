@@ -14,25 +14,25 @@ from functools import partial
 
 from loradock.registry.limits import Limits
 from loradock.registry.registry import Registry, open_registry
-from loradock.server.admin_service import AdminService
-from loradock.server.alias_service import AliasService
+from loradock.server.aliases.follow_wait import FollowWait
+from loradock.server.aliases.rollout_controller import RolloutController
+from loradock.server.answering.inference import Inference, start_inference
 from loradock.server.blobs import BlobTransfers
 from loradock.server.config import Config
 from loradock.server.doctor import Doctor, tell_store
-from loradock.server.evaluation_service import EvaluationService
-from loradock.server.follow_wait import FollowWait
 from loradock.server.gate import Gate
-from loradock.server.inference import Inference, start_inference
-from loradock.server.interceptors import CallInterceptor
 from loradock.server.listen import Listener, Register, refuse_taken_port
-from loradock.server.metrics import Metrics
-from loradock.server.metrics_page import MetricsPage
-from loradock.server.metrics_state import metrics_of
-from loradock.server.principal import Authenticator
-from loradock.server.registry_service import RegistryService
-from loradock.server.rollout_controller import RolloutController
-from loradock.server.rollout_service import RolloutService
-from loradock.server.server_service import ServerService, limits_of
+from loradock.server.services.admin_service import AdminService
+from loradock.server.services.alias_service import AliasService
+from loradock.server.services.evaluation_service import EvaluationService
+from loradock.server.services.interceptors import CallInterceptor
+from loradock.server.services.principal import Authenticator
+from loradock.server.services.registry_service import RegistryService
+from loradock.server.services.rollout_service import RolloutService
+from loradock.server.services.server_service import ServerService, limits_of
+from loradock.server.telemetry.metrics import Metrics
+from loradock.server.telemetry.metrics_page import MetricsPage
+from loradock.server.telemetry.metrics_state import metrics_of
 from loradock.server.threads import Threads
 from loradock.server.traffic import Traffic
 from loradock.v1 import (

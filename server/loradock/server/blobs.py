@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Iterator
 
 from loradock.registry.errors import InvalidArgument
 from loradock.registry.registry import Registry
-from loradock.server import convert_registry as convert
-from loradock.server import names
 from loradock.server.errors import ChunkTooLarge
-from loradock.server.principal import Role
+from loradock.server.services import convert_registry as convert
+from loradock.server.services import names
+from loradock.server.services.principal import Role
 from loradock.server.threads import Threads
 from loradock.v1 import registry_service_pb2 as wire
 

@@ -10,12 +10,12 @@ from dataclasses import replace
 from loradock.registry.errors import RegistryError
 from loradock.registry.registry import Registry
 from loradock.registry.resources import Heartbeat
-from loradock.server.arm_traffic import ArmTraffic
-from loradock.server.follow import Follower, divergence
+from loradock.server.aliases.arm_traffic import ArmTraffic
+from loradock.server.aliases.follow import Follower, divergence
+from loradock.server.aliases.live import Live
 from loradock.server.identity import Identity
-from loradock.server.live import Live
-from loradock.server.names import alias_name
-from loradock.server.residency import Residencies
+from loradock.server.residency.residencies import Residencies
+from loradock.server.services.names import alias_name
 from loradock.server.threads import Threads
 
 log = logging.getLogger(__name__)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from loradock.engine.protocol import Engine
 from loradock.registry.resources import Version
-from loradock.server.health import Health
+from loradock.server.aliases.live import Live
+from loradock.server.aliases.override import Overrides
 from loradock.server.heartbeat import Pulse
-from loradock.server.live import Live
-from loradock.server.override import Overrides
-from loradock.server.pins import Pins
-from loradock.server.residency import Residencies
+from loradock.server.residency.pins import Pins
+from loradock.server.residency.residencies import Residencies
+from loradock.server.telemetry.health import Health
 from loradock.server.upkeep import Upkeep
 
 

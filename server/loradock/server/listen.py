@@ -13,7 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from loradock.server.errors import StartRefused
-from loradock.server.interceptors import CallInterceptor
+from loradock.server.services.interceptors import CallInterceptor
 
 # Beyond max_message_bytes but below this many times that, a message is refused with details of our
 # own; above, by gRPC itself, in the same status and with the numbers.

@@ -11,10 +11,10 @@ import signal
 import sys
 from pathlib import Path
 
-from loradock.server import spans
 from loradock.server.app import Server, start_server
 from loradock.server.config import Config
-from loradock.server.logs import set_up_logging
+from loradock.server.telemetry import spans
+from loradock.server.telemetry.logs import set_up_logging
 from loradock.server.threads import any_hangs
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from loradock.registry.blobs import Blobs
 from loradock.registry.errors import StoreUnavailable
-from loradock.server.outage import Outage
-from loradock.server.residency import Residencies
+from loradock.server.residency.residencies import Residencies
+from loradock.server.telemetry.outage import Outage
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""What this server answers each alias with, and how it follows the catalog."""

@@ -1,0 +1,1 @@
+"""What people and programs can see of this server."""
