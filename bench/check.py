@@ -20,7 +20,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 from workload import Request, Workload
 
-NUM_CHECKED = 6
+NUM_CHECKED = 4
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ OURS = "loradock"
 PEERS_OF_BASE = ("transformers", "openvino", "vllm", "llamacpp")
 PEERS_OF_ADAPTERS = ("peft_mixed", "peft_switch", "openvino", "vllm", "llamacpp")
 # With adapters these take minutes for as many as we are asked.
-FEWER_REQUESTS = {"peft_switch": 8, "openvino": 32, "vllm": 32, "llamacpp": 32}
+FEWER_REQUESTS = {"peft_switch": 8, "openvino": 16, "vllm": 16, "llamacpp": 16}
 
 COLUMNS = (
     *("cell", "arm", "tokens/s", "lowest, highest", "CPU ms/token", "MB", "of the limit"),
