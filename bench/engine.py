@@ -42,6 +42,7 @@ MAX_GAP = {"float32": 1e-3, "bfloat16": 0.5, "int8": 4.0}  # of logits that rang
 CENTRE = Workload()
 OURS = "loradock"
 PEERS_OF_BASE = ("transformers", "openvino", "vllm", "llamacpp")
+IN_FLOAT32 = ("transformers", "openvino", "llamacpp")
 PEERS_OF_ADAPTERS = ("peft_mixed", "peft_switch", "openvino", "vllm", "llamacpp")
 # With adapters these take minutes for as many as we are asked.
 FEWER_REQUESTS = {"peft_switch": 8, "openvino": 16, "vllm": 16, "llamacpp": 16}
@@ -109,13 +110,8 @@ def cells() -> list[Cell]:
         cell("callers", "1 caller, 1 adapter", concurrency=1, num_adapters=1, num_requests=16),
         cell("callers", "4 callers", concurrency=4),
         cell("callers", "64 callers", concurrency=64, num_requests=128),
-        cell("precision", "float32, no adapter", PEERS_OF_BASE, dtype="float32", num_adapters=0),
-        cell(
-            "precision",
-            "float32, 16 adapters",
-            ("peft_mixed", "openvino", "llamacpp"),
-            dtype="float32",
-        ),
+        cell("precision", "float32, no adapter", IN_FLOAT32, dtype="float32", num_adapters=0),
+        cell("precision", "float32, 16 adapters", ("peft_mixed",), dtype="float32"),
         cell("precision", "int8, no adapter", dtype="int8", num_adapters=0),
         cell("precision", "int8, 16 adapters", dtype="int8"),
     ]
