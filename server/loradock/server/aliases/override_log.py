@@ -7,6 +7,7 @@ import os
 import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +63,38 @@ class OverrideLog:
         with self._lock:
             if not self._path.exists():
                 return []
-            text = self._path.read_text()
-        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+            content = self._path.read_bytes()
+        return [json.loads(line) for line in content.splitlines() if _is_whole(line)]
 
     def _write(self, line: dict[str, object]) -> None:
-        with self._lock, self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Append a line whole or not at all: what is refused for want of room leaves nothing."""
+        with self._lock, self._path.open("ab+", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            try:
+                _write_all(file, _separator(file, size) + json.dumps(line).encode() + b"\n")
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
+
+
+def _is_whole(line: bytes) -> bool:
+    """Tell a line from what a killed process left of one: that never took effect."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _separator(file: BinaryIO, size: int) -> bytes:
+    """Give what ends a line that was broken off."""
+    if not size:
+        return b""
+    file.seek(size - 1)
+    return b"" if file.read(1) == b"\n" else b"\n"
+
+
+def _write_all(file: BinaryIO, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[file.write(view) :]

@@ -1,0 +1,60 @@
+"""The local file of overrides: what a killed process or a full disk leaves of it."""
+
+import dataclasses
+import errno
+
+import pytest
+
+from loradock.server.aliases import override_log
+from loradock.server.aliases.override_log import Override, OverrideLog
+
+FIRST = Override(
+    id="1",
+    at="2026-01-01T00:00:00+00:00",
+    subject="ann",
+    project="acme",
+    adapter="triage",
+    alias="production",
+    from_digest=f"sha256:{'a' * 64}",
+    to_digest=f"sha256:{'b' * 64}",
+    to_number=1,
+    generation=2,
+    reason="v2 leaks",
+)
+SECOND = dataclasses.replace(FIRST, id="2")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "overrides.jsonl"
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
+def test_s6_a_line_that_a_kill_broke_off_spoils_no_other(path, kept):
+    log = OverrideLog(path)
+    log.append(FIRST)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[: int(kept * len(whole))])
+    assert log.open_ones() == [FIRST]
+    log.append(SECOND)
+    assert log.open_ones() == [FIRST, SECOND]
+    log.close(FIRST, "applied")
+    assert OverrideLog(path).open_ones() == [SECOND]
+
+
+def test_r18_a_decision_that_finds_no_room_leaves_nothing_behind(path, monkeypatch):
+    log = OverrideLog(path)
+    log.append(FIRST)
+    before = path.read_bytes()
+
+    def fill(file, content):
+        file.write(content[:50])
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(override_log, "_write_all", fill)
+        with pytest.raises(OSError, match="no space"):
+            log.append(SECOND)
+    assert path.read_bytes() == before
+    log.append(SECOND)
+    assert log.open_ones() == [FIRST, SECOND]
