@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from loradock.registry.errors import RegistryError
+from loradock.registry.errors import CatalogUnavailable, RegistryError
 from loradock.registry.registry import Registry
 from loradock.registry.rollout import Step
 from loradock.server.threads import Threads
@@ -48,10 +48,17 @@ class RolloutController:
             log.exception("rollouts were not stepped")
 
     async def _step(self, rollout_id: str) -> None:
-        step = await self._threads.run(self._rollouts.step, rollout_id, self._duty)
+        """Step one rollout. What is wrong with it keeps no other from being watched."""
+        facts = {"rollout": rollout_id}
+        try:
+            step = await self._threads.run(self._rollouts.step, rollout_id, self._duty)
+        except CatalogUnavailable:
+            raise
+        except Exception:
+            log.exception("a rollout was not stepped", extra={"facts": facts})
+            return
         if step is not Step.WAIT:
-            facts = {"rollout": rollout_id, "step": step.value}
-            log.info("rollout stepped", extra={"facts": facts})
+            log.info("rollout stepped", extra={"facts": facts | {"step": step.value}})
 
     async def _lay_down(self) -> None:
         try:
