@@ -7,6 +7,8 @@ import pytest
 from tiny_evaluations import record
 
 from loradock.registry.arm_counts import ArmCounts, ArmTally
+from loradock.registry.catalog import rollout_steps
+from loradock.registry.catalog.types import now
 from loradock.registry.errors import (
     EvalGateFailed,
     InvalidArgument,
@@ -268,6 +270,18 @@ def test_steering_twice_is_as_good_as_once_and_an_ended_rollout_says_what_became
     assert [event.action for event in deeds(two)] == ["rollout.abort", "rollout.start"]
     with pytest.raises(RolloutEnded, match="aborted already: no"):
         rollouts.promote(*KEY, by="bob")
+
+
+def test_the_rollout_that_goes_on_is_the_last_though_the_clock_was_set_back(two, monkeypatch):
+    start(two)
+    two.registry.rollouts.abort(*KEY, by="ann")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(rollout_steps, "now", lambda: now() - timedelta(hours=1))
+        second = start(two)
+    assert two.registry.rollouts.get(*KEY).rollout.id == second.id
+    assert two.registry.rollouts.abort(*KEY, by="ann").rollout.id == second.id
+    assert two.registry.rollouts.going_on() == []
+    assert alias(two).split is None
 
 
 def test_start_refuses_what_makes_no_sense(two):

@@ -64,7 +64,8 @@ def read_rollout(row: AnyRow) -> Rollout:
 
 def last_of(c: Connection, project: str, adapter: str, alias: str) -> AnyRow:
     """Find the rollout of an alias that goes on, or else the last one."""
-    query = _all_of(project, adapter, alias).order_by(rollouts.c.started_at.desc()).limit(1)
+    # By generation: the clocks of the processes that began them may disagree.
+    query = _all_of(project, adapter, alias).order_by(rollouts.c.generation.desc()).limit(1)
     row = c.execute(query).one_or_none()
     if row is None:
         raise NotFound("rollout", f"{adapter}:{alias}")
