@@ -18,8 +18,11 @@ from loradock.client import (
     InvalidRequest,
     Profile,
     TransferProgress,
+    Unavailable,
 )
-from loradock.client._folder import CHUNK_BYTES
+from loradock.client._folder import CHUNK_BYTES, LocalFile
+from loradock.client._transfer import MAX_FAILURES, Upload
+from loradock.client._values.registry import Blob
 from loradock.client._wire.registry import version_of
 from loradock.v1 import registry_service_pb2 as wire
 from loradock.v1 import resources_pb2
@@ -269,3 +272,16 @@ def test_pull_keeps_nothing_that_is_not_proven(scripted, tmp_path, wrong):
         client.versions.pull("triage", tmp_path)
     assert raised.value.reason == "DIGEST_MISMATCH"
     assert [path.name for path in tmp_path.iterdir()] == ["adapter_config.json"]
+
+
+def test_r5_a_part_that_went_bad_is_sent_anew_a_bounded_number_of_times(folder):
+    weights = folder / "adapter_model.safetensors"
+    blob = Blob(digest_of(WEIGHTS), len(WEIGHTS))
+    upload = Upload("projects/default", LocalFile(weights, blob), 100, None)
+    upload.after(DataLoss("what came earlier is not what it should be"))
+    with pytest.raises(Unavailable):
+        for _ in range(2 * MAX_FAILURES):
+            upload.go_on_at(50)  # what came of it until it broke off again
+            assert next(upload.messages()).header.offset_bytes == 0
+            upload.after(Unavailable("broken off"))
+    assert upload.num_failures == MAX_FAILURES

@@ -77,9 +77,12 @@ class Upload:
 
     def go_on_at(self, committed_bytes: int) -> None:
         """Note what the server has now."""
+        if self._is_suspect:  # it begins anew each time, so what came this time is no gain
+            self._offset = 0
+            return
         if committed_bytes > self._offset:
             self.num_failures = 0
-        self._offset = 0 if self._is_suspect else committed_bytes
+        self._offset = committed_bytes
 
 
 def tell(progress: OnProgress | None, file: str, done_bytes: int, total_bytes: int) -> None:
