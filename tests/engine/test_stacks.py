@@ -102,6 +102,23 @@ def test_stacks_fill_up_and_go_when_they_are_empty():
     assert not first.factors and second.factors
 
 
+def test_what_there_is_no_memory_for_takes_no_slot_and_keeps_no_memory(monkeypatch):
+    def run_out(self, *shape):
+        raise torch.OutOfMemoryError("out of memory")
+
+    stacks = Stacks()
+    kept = stacks.put(an_adapter("a"))
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.Tensor, "new_zeros", run_out)
+        for adapter in (an_adapter("b", modules=("q", "v")), an_adapter("c", rank=32)):
+            for _ in range(SLOTS):
+                with pytest.raises(torch.OutOfMemoryError):
+                    stacks.put(adapter)
+    assert len(kept.stack.free) == SLOTS - 1
+    assert stacks.put(an_adapter("b")).stack is kept.stack
+    assert stacks.put(an_adapter("c", rank=32)).stack.number == 1
+
+
 def test_auto_has_no_stacks_on_a_cpu_and_the_engine_gives_slots_back(tiny_base, tiny_adapter):
     oracle = Oracle.load(tiny_base, tiny_adapter(7))
     assert oracle.digest is not None

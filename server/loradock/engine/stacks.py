@@ -46,6 +46,12 @@ class Stack:
                 factor[slot].zero_()
         return {module: self._put(slot, module, pair) for module, pair in pairs.items()}
 
+    def give_back(self, slot: int) -> None:
+        """Let a slot be used again; memory goes with the last."""
+        self.free.append(slot)
+        if len(self.free) == SLOTS:
+            self.factors = {}
+
     def _put(self, slot: int, module: str, pair: LoraPair) -> LoraPair:
         rank, inputs = pair.a.shape
         if module not in self.factors:
@@ -103,16 +109,18 @@ class Stacks:
                 stack = Stack(len(self._stacks), rank)
                 self._stacks.append(stack)
             slot = stack.free.pop()
-            pairs = stack.put(slot, adapter.pairs)
+            try:
+                pairs = stack.put(slot, adapter.pairs)
+            except BaseException:  # as a rule there is no memory for it
+                stack.give_back(slot)
+                raise
         size = sum(rank * (p.a.shape[1] + len(p.b)) * p.a.itemsize for p in pairs.values())
         return StackedAdapter(adapter.digest, adapter.num_modules, size, pairs, stack, slot)
 
     def take_out(self, adapter: StackedAdapter) -> None:
         """Give an adapter's slot back. No step may use it any more."""
         with self._lock:
-            adapter.stack.free.append(adapter.slot)
-            if len(adapter.stack.free) == SLOTS:
-                adapter.stack.factors = {}
+            adapter.stack.give_back(adapter.slot)
 
 
 def stack_rank(ranks: Iterable[int]) -> int:
