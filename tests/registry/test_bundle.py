@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from tiny_registry import TinyRegistry, digest
 
-from loradock.registry.bundle import archive
+from loradock.registry.bundle import archive, exporting
 from loradock.registry.bundle.index import INDEX_NAME
 from loradock.registry.errors import (
     DigestMismatch,
@@ -123,6 +123,19 @@ def test_r14_an_import_gives_the_same_digests_lineage_and_evaluations(tiny, targ
     again = take(target, content, with_aliases=True)
     assert not any(version.created for version in again.versions)
     assert (again.base_models, again.num_evaluations, again.aliases) == ((), 0, ())
+
+
+@pytest.mark.contract("R14")
+def test_r14_all_aliases_go_along_though_they_are_many(source, target, monkeypatch):
+    for name in ("canary", "staging"):
+        source.registry.aliases.set(
+            "acme", "triage", name, version_number=1, expected_generation=None, by="ana"
+        )
+    monkeypatch.setattr(exporting, "_PAGE", 2)
+    done = take(
+        target, exported(source, adapters=("triage",), with_aliases=True), with_aliases=True
+    )
+    assert done.aliases == ("triage:canary", "triage:production", "triage:staging")
 
 
 @pytest.mark.contract("R14")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import TypeVar
 
@@ -22,7 +23,7 @@ from loradock.registry.catalog.evaluations import Evaluations
 from loradock.registry.errors import DigestMismatch, InvalidArgument
 from loradock.registry.names import parse_reference
 from loradock.registry.reader import CatalogReader
-from loradock.registry.resources import BlobRef, Evaluation, Page, Version, VersionState
+from loradock.registry.resources import Alias, BlobRef, Evaluation, Page, Version, VersionState
 from loradock.registry.stores import blob_key
 from loradock.registry.versions import Versions
 
@@ -148,9 +149,12 @@ class Exporter:
         self, project: str, adapters: list[str], versions: dict[str, BlobRef]
     ) -> Iterator[BundledAlias]:
         for adapter in adapters:
-            for alias in self._aliases.list(project, adapter, page_size=_PAGE).items:
+            for alias in _all(partial(self._some_aliases, project, adapter)):
                 if alias.version_digest in versions:
                     yield BundledAlias(adapter, alias.name, alias.version_digest)
+
+    def _some_aliases(self, project: str, adapter: str, token: str) -> Page[Alias]:
+        return self._aliases.list(project, adapter, page_size=_PAGE, page_token=token)
 
     def _bytes(self, project: str, index: Index) -> Iterator[bytes]:
         content = index.to_bytes()
