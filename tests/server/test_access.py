@@ -44,12 +44,12 @@ ROLES = {
     "RecordEvaluation",
     Role.PROMOTE: "HoldVersion UnholdVersion ApproveVersion WithdrawApproval "
     "DeleteAdapter YankVersion UnyankVersion DeleteVersion SetAlias RollbackAlias "
-    "DeleteAlias OverrideAlias StartRollout PauseRollout ResumeRollout PromoteRollout AbortRollout",
+    "DeleteAlias StartRollout PauseRollout ResumeRollout PromoteRollout AbortRollout",
     Role.INFER: "Generate StreamGenerate Score Classify CountTokens",
     Role.OPERATE: "RegisterBaseModel LoadAdapter UnloadAdapter SetAliasPolicy "
     "PrefetchAdapter PinAdapter UnpinAdapter UndrainServer DrainServer "
     "CollectGarbage VerifyBlobs VerifyAudit Diagnose "
-    "ExportBundle ImportBundle",
+    "ExportBundle ImportBundle OverrideAlias",
 }
 OF_NO_PROJECT = {
     *("RegisterBaseModel", "GetBaseModel", "ListBaseModels"),

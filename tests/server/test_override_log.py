@@ -1,12 +1,19 @@
-"""The local file of overrides: what a killed process or a full disk leaves of it."""
+"""Overrides: what a kill or a full disk leaves of their file, and how they are settled."""
 
 import dataclasses
 import errno
+from typing import Any
 
 import pytest
+from tiny_registry import TinyRegistry
 
+from loradock.registry.policy import Demands
+from loradock.registry.registry import open_registry
 from loradock.server.aliases import override_log
+from loradock.server.aliases.live import Live
+from loradock.server.aliases.override import Overrides
 from loradock.server.aliases.override_log import Override, OverrideLog
+from loradock.server.threads import Threads
 
 FIRST = Override(
     id="1",
@@ -58,3 +65,26 @@ def test_r18_a_decision_that_finds_no_room_leaves_nothing_behind(path, monkeypat
     assert path.read_bytes() == before
     log.append(SECOND)
     assert log.open_ones() == [FIRST, SECOND]
+
+
+@pytest.mark.contract("S6")
+async def test_s6_an_override_of_a_protected_alias_is_not_undone_when_it_is_reconciled(path):
+    folder = path.parent
+    registry = open_registry(f"sqlite:///{folder}/catalog.db", f"file://{folder}/b", migrate=True)
+    tiny = TinyRegistry(registry)
+    tiny.publish(seed=0)
+    tiny.publish(seed=1)
+    tiny.point(1)
+    tiny.point(2, 1)
+    key = FIRST.key
+    registry.policies.set(*key, Demands(is_protected=True), expected_revision=0, by="olga")
+    log, threads = OverrideLog(path), Threads("catalog", 1)
+    unused: Any = None
+    to = registry.versions.get("acme", "triage", 1).digest
+    log.append(dataclasses.replace(FIRST, to_digest=to))
+    live = Live(registry.reader, threads)
+    await Overrides(registry, live, unused, unused, threads, log).reconcile()
+    await threads.close()
+    assert registry.aliases.get(*key).version_number == 1
+    assert log.open_ones() == []
+    registry.close()

@@ -152,7 +152,8 @@ class Overrides:
         return "applied"
 
     def _move(self, is_rollback: bool, decision: Override) -> None:
-        # The one who decided had the role and gave a reason, as overriding a policy takes.
+        # The one who decided had the role and gave a reason, as it takes to override a policy, and
+        # to move what one protects.
         reason = f"override on a server while the catalog was down: {decision.reason}"
         if is_rollback:
             self._registry.aliases.rollback(
@@ -162,6 +163,7 @@ class Overrides:
                 by=decision.subject,
                 request_id=decision.id,
                 override_gate=True,
+                may_move_protected=True,
             )
         else:
             self._registry.aliases.set(
@@ -172,6 +174,7 @@ class Overrides:
                 by=decision.subject,
                 request_id=decision.id,
                 override_gate=True,
+                may_move_protected=True,
             )
 
     def _audit(self, decision: Override, action: str, reason: str, details: dict[str, str]) -> None:
