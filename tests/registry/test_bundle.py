@@ -12,11 +12,13 @@ from tiny_registry import TinyRegistry, digest
 from loradock.registry.bundle import archive, exporting
 from loradock.registry.bundle.index import INDEX_NAME
 from loradock.registry.errors import (
+    AliasProtected,
     DigestMismatch,
     InvalidArgument,
     NotAdmitted,
     RegistryError,
 )
+from loradock.registry.policy import Demands
 from loradock.registry.registry import open_registry
 from loradock.registry.resources import (
     Dataset,
@@ -275,6 +277,37 @@ def test_r14_a_bundle_that_breaks_off_goes_on(source, target):
         take(target, content[: len(content) * 2 // 3])
     done = take(target, content)
     assert [version.created for version in done.versions] == [True, True]
+
+
+@pytest.mark.contract("R14")
+def test_r14_what_was_yanked_there_is_never_ready_here_though_the_import_breaks_off(source, target):
+    def die(*args, **options):
+        raise KeyboardInterrupt
+
+    content = exported(source, adapters=("triage",))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(target.versions, "yank", die)
+        patched.setattr(target.importer._evaluations, "take", die)
+        with pytest.raises(KeyboardInterrupt):
+            take(target, content)
+    yanked = target.versions.get("dock", "triage", 2)
+    assert (yanked.state, yanked.state_reason) == (VersionState.YANKED, "leaks")
+    deeds = [(e.action, e.resource, e.reason) for e in target.audit.list("dock").items]
+    assert deeds.count(("version.yank", "triage@2", "leaks")) == 1
+    target.versions.unyank("dock", "triage", 2, reason="mended", by="dora")
+    take(target, content)
+    assert target.versions.get("dock", "triage", 2).state is VersionState.READY
+
+
+@pytest.mark.contract("R8")
+def test_r8_a_bundle_moves_a_protected_alias_only_for_who_may(source, target):
+    content = exported(source, adapters=("triage",), with_aliases=True)
+    target.adapters.create("dock", "triage", by="dora")
+    key = ("dock", "triage", "production")
+    target.policies.set(*key, Demands(is_protected=True), expected_revision=0, by="olga")
+    with pytest.raises(AliasProtected):
+        take(target, content, with_aliases=True)
+    assert take(target, content, with_aliases=True, may_move_protected=True).aliases
 
 
 @pytest.mark.contract("R14")

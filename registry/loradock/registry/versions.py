@@ -72,15 +72,20 @@ class Versions(VersionTable):
         delta: Delta,
         profile: Profile = Profile(),  # noqa: B008 - frozen
         lineage: Lineage = Lineage(),  # noqa: B008 - frozen
+        yanked: str | None = None,
         by: str,
         create_adapter: bool = True,
         validate_only: bool = False,
         request_id: str = "",
     ) -> Published:
-        """Admit uploaded bytes as a READY version; the same content again is the same version."""
+        """Admit uploaded bytes as a READY version; the same content again is the same version.
+
+        One that comes with the reason why it was `yanked` elsewhere is so from its first moment.
+        """
         check_name("project", project)
         check_name("adapter", adapter)
         check_text("by", by, 256)
+        check_text("yanked", yanked or "", self._limits.max_text_chars)
         known_base = self._promised_base(base, base_digests)
         problems = [*check_profile(profile, self._limits), *check_lineage(lineage, self._limits)]
         if problems:
@@ -102,7 +107,7 @@ class Versions(VersionTable):
             else twin.modules  # of the same bytes for the same base: admitted before
         )
         candidate = Candidate(
-            project, adapter, digest, manifest, len(content), known_base, modules, by
+            project, adapter, digest, manifest, len(content), known_base, modules, by, yanked
         )
         if validate_only:
             return self._database.rehearse(self._committing(candidate, request, create_adapter))

@@ -77,6 +77,7 @@ class Importer:
         file: Readable,
         *,
         with_aliases: bool = False,
+        may_move_protected: bool = False,
         validate_only: bool = False,
         by: str,
     ) -> Imported:
@@ -100,7 +101,8 @@ class Importer:
             for one in index.versions
         ]
         evaluations = self._evaluations.take(project, index.evaluations, by, validate_only)
-        moved = self._moved(project, index.aliases, by, validate_only) if with_aliases else ()
+        aliases = index.aliases if with_aliases else ()
+        moved = self._moved(project, aliases, by, validate_only, may_move_protected)
         return Imported(tuple(taken), bases, evaluations, tuple(moved))
 
     def _blobs_of(
@@ -181,10 +183,6 @@ class Importer:
         version = published.version
         if version.digest != digest:
             raise DigestMismatch(digest, version.digest)
-        if bundled.yanked is not None and published.created:
-            self._versions.yank(
-                project, version.adapter, version.number, reason=bundled.yanked, by=by
-            )
         reference = f"{version.adapter}@{version.number}"
         return ImportedVersion(digest, bundled.source, reference, published.created)
 
@@ -199,6 +197,7 @@ class Importer:
             delta=manifest.delta,
             profile=manifest.profile,
             lineage=manifest.lineage,
+            yanked=bundled.yanked,
             by=by,
         )
 
@@ -207,7 +206,12 @@ class Importer:
         return "" if found is None else f"{found.adapter}@{found.number}"
 
     def _moved(
-        self, project: str, aliases: tuple[BundledAlias, ...], by: str, validate_only: bool
+        self,
+        project: str,
+        aliases: tuple[BundledAlias, ...],
+        by: str,
+        validate_only: bool,
+        may_move_protected: bool,
     ) -> Iterator[str]:
         for alias in aliases:
             twin = self._versions.twin(project, alias.adapter, alias.digest)
@@ -223,6 +227,7 @@ class Importer:
                     expected_generation=generation,
                     reason="imported with a bundle",
                     by=by,
+                    may_move_protected=may_move_protected,
                 )
             yield f"{alias.adapter}:{alias.name}"
 

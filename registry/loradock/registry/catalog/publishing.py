@@ -34,6 +34,7 @@ class Candidate:
     base: BaseModel
     modules: tuple[LoraModule, ...]
     by: str
+    yanked: str | None = None  # why, if it is from its first moment
     manifest_born: datetime | None = None  # of its held blob; None: a rehearsal puts no manifest
 
 
@@ -104,10 +105,16 @@ def _insert(c: Connection, candidate: Candidate) -> AnyRow:
     adapter_id, number = _next_number(c, project, adapter)
     values = {**_row(c, candidate), "adapter_id": adapter_id, "number": number}
     c.execute(insert(versions).values(values))
+    if candidate.yanked is not None:
+        of_it = (versions.c.adapter_id == adapter_id) & (versions.c.number == number)
+        state = {"state": VersionState.YANKED.value, "state_reason": candidate.yanked}
+        c.execute(update(versions).where(of_it).values(state))
     label, lineage = f"{adapter}@{number}", candidate.manifest.lineage
     record_lineage(c, Origin(project, digest, label, candidate.base, lineage))
     record_change(c, "version", project, adapter, digest)
     record_deed(c, Deed(project, candidate.by, "version.publish", label, "", {"digest": digest}))
+    if candidate.yanked is not None:
+        record_deed(c, Deed(project, candidate.by, "version.yank", label, candidate.yanked))
     return row_by_number(c, project, adapter, number)
 
 

@@ -47,6 +47,8 @@ class BundleTransfers:
         """Take a bundle to disk, and then in."""
         header = await _header(requests)
         project = names.project_of(header.parent, Role.OPERATE)
+        if header.with_aliases:
+            names.project_of(header.parent, Role.PROMOTE)  # as whoever moves aliases himself
         run = self._threads.run
         file = await run(self._registry.blobs.temporary, "bundle")
         try:
@@ -66,6 +68,7 @@ class BundleTransfers:
                 project,
                 bundle,
                 with_aliases=header.with_aliases,
+                may_move_protected=True,  # it takes the role that sets policies to come here
                 validate_only=header.validate_only,
                 by=by,
             )
