@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Generator, Iterator
 from datetime import UTC, datetime
 from itertools import islice
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from loradock.registry.catalog.retention import Retention
 from loradock.registry.garbage import DEFAULT_GRACE_S
@@ -48,11 +49,12 @@ class AdminService(grpc_wire.AdminServiceServicer):
             dry_run=request.validate_only,
             by=current_call().principal.subject,
         )
+        batches = _Batches(found)
         try:
-            while batch := await self._threads.run(_next, found, _BATCH):
+            while batch := await self._threads.run(batches.next):
                 yield wire.CollectGarbageResponse(garbage=[convert.garbage(one) for one in batch])
         finally:
-            await self._threads.run(found.close)  # so that what was taken is audited at once
+            await self._threads.run(batches.close)  # so that what was taken is audited at once
 
     async def VerifyBlobs(
         self, request: wire.VerifyBlobsRequest, context: object
@@ -110,6 +112,25 @@ class AdminService(grpc_wire.AdminServiceServicer):
             self._registry.audit.verify, known if request.HasField("known") else None
         )
         return convert.audit_report(report)
+
+
+class _Batches(Generic[T]):
+    """What a generator gives, some at a time, on any thread.
+
+    A call that was cancelled may still be reading when it closes.
+    """
+
+    def __init__(self, items: Generator[T, None, None]) -> None:
+        self._items = items
+        self._turn = threading.Lock()
+
+    def next(self) -> list[T]:
+        with self._turn:
+            return _next(self._items, _BATCH)
+
+    def close(self) -> None:
+        with self._turn:
+            self._items.close()
 
 
 def _retention(request: wire.CollectGarbageRequest) -> Retention | None:
