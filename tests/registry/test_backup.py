@@ -112,7 +112,7 @@ def test_r19_what_was_backed_up_is_restored_to_the_same_digests(places, tmp_path
     assert second.version(seed=5).number == 3, "numbers and keys go on behind what was restored"
     second.point(3, before["alias"].generation)
     assert second.registry.audit.verify((before["head"].head_sequence, before["head"].head_hash))
-    with pytest.raises(AlreadyExists):
+    with pytest.raises(AlreadyExists, match="the database has a catalog already"):
         brought_back(places[1], tmp_path / "backup")
     second.registry.close()
 

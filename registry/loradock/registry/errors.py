@@ -67,9 +67,9 @@ class NotFound(RegistryError):
 class AlreadyExists(RegistryError):
     """The name is taken by something different."""
 
-    def __init__(self, kind: str, name: str) -> None:
+    def __init__(self, kind: str, name: str, message: str = "") -> None:
         self.kind, self.name = kind, name
-        super().__init__(f"{kind} {name!r} exists already and differs")
+        super().__init__(message or f"{kind} {name!r} exists already and differs")
 
 
 class StaleGeneration(RegistryError):

@@ -100,7 +100,11 @@ class Integrity:
             return self._missing(ref)
         if found == ref:
             return None
-        detail = f"is {found.digest} of {found.size_bytes} bytes, not of {ref.size_bytes} bytes"
+        detail = f"its bytes hash to {found.digest}"
+        if found.size_bytes != ref.size_bytes:
+            detail = (
+                f"has {found.size_bytes} bytes, not {ref.size_bytes}; they hash to {found.digest}"
+            )
         with self._database.read() as c:
             return Damage(DamageKind.CORRUPT, ref.digest, detail, _referrers(c, ref.digest))
 

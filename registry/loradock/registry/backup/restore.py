@@ -116,7 +116,8 @@ def _check_empty(c: Connection, revision: str, tables: dict[str, Table]) -> None
         if c.execute(select(text("1")).select_from(tables[name]).limit(1)).first() is not None
     ]
     if filled or found != revision:
-        raise AlreadyExists("catalog", "of the database; a backup goes into an empty one")
+        what = "the database has a catalog already; a backup goes into an empty one"
+        raise AlreadyExists("catalog", "of the database", what)
 
 
 def _tables(c: Connection) -> set[str]:
