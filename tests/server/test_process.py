@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from served import inference, reason_of, running, target_of
 from tiny_gguf import make_tiny_gguf
 
+from loradock.cli.main import run as main
 from loradock.server import app
 from loradock.server.app import start_server
 from loradock.server.config import Config
@@ -147,11 +148,35 @@ def test_starting_off_a_terminal_draws_nothing(tiny_base, tmp_path):
     assert "\r" not in said
 
 
+def test_no_ready_file_is_left_of_a_server_that_was_killed(tiny_base, tmp_path):
+    with process(tiny_base, tmp_path):
+        pass
+    assert (tmp_path / "ready.json").exists()
+    code = main(["serve", "--model", str(tmp_path), "--ready-file", str(tmp_path / "ready.json")])
+    assert code == 2
+    assert not (tmp_path / "ready.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("backup", "out"), 3, "there is no catalog in"),
+        (("backup", "out", "--database-url", "postgresql://127.0.0.1:1/x"), 8, "does not answer"),
+        (("migrate", "--database-url", "postgresql://127.0.0.1:1/x"), 8, "does not answer"),
+    ],
+)
+def test_commands_of_a_host_say_what_is_not_there(words, code, said, tmp_path, capsys):
+    assert main([*words, "--data-dir", str(tmp_path / "data")]) == code
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "data" / "catalog.db").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
         (("--host", "0.0.0.0", "--model", "x"), "--token-file"),
         (("--model", "x", "--roles", "registery"), "roles"),
+        (("--model", "x", "--ready-file", "/no/where/ready"), "there is no folder /no/where"),
         ((), "--model"),
     ],
 )

@@ -10,7 +10,7 @@ import typer
 
 from loradock.cli.output import note, print_json, size_text
 from loradock.cli.progress import count_progress
-from loradock.cli.refusal import INTEGRITY, CommandError
+from loradock.cli.refusal import INTEGRITY, NOT_FOUND, CommandError
 from loradock.server.config import Config, load_config
 from loradock.server.host_commands import declare, options, parameter, refusals
 
@@ -43,6 +43,7 @@ def backup(folder: Path, as_json: bool = False, **flags: object) -> None:
     from loradock.registry.stores import open_store
 
     config = _config(flags)
+    _check_there(config)
     with refusals("see `loradock backup --help`"), count_progress("blobs") as show:
         database, store = Database(config.catalog_url), open_store(config.blobs_url)
         try:
@@ -94,6 +95,16 @@ def restore(
 def _config(flags: dict[str, object]) -> Config:
     with refusals():
         return load_config({**flags, "roles": "registry"})
+
+
+def _check_there(config: Config) -> None:
+    """Refuse to save what is not there: to open an embedded catalog is to make it."""
+    if config.is_embedded and not (config.folder / "catalog.db").is_file():
+        raise CommandError(
+            f"there is no catalog in {config.folder}",
+            "say where it is: --data-dir, or --database-url and --blob-url",
+            NOT_FOUND,
+        )
 
 
 _FOLDER = parameter(

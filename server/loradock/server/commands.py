@@ -47,7 +47,7 @@ def migrate(**flags: object) -> None:
 
     with refusals("see `loradock migrate --help`"):
         config = load_config({**flags, "roles": "registry"})
-    open_registry(config.catalog_url, config.blobs_url, migrate=True).close()
+        open_registry(config.catalog_url, config.blobs_url, migrate=True).close()
     typer.echo("The catalog's schema is this release's.")
 
 

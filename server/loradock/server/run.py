@@ -13,6 +13,7 @@ from pathlib import Path
 
 from loradock.server.app import Server, start_server
 from loradock.server.config import Config
+from loradock.server.errors import StartRefused
 from loradock.server.telemetry import spans
 from loradock.server.telemetry.logs import set_up_logging
 from loradock.server.threads import any_hangs
@@ -27,6 +28,8 @@ def run(config: Config, ready_file: Path | None = None) -> None:
         spans.send_to(config.traces_endpoint)
     if not sys.stderr.isatty():
         os.environ["TQDM_DISABLE"] = "1"  # libraries draw bars, unasked, as they load the base
+    if ready_file is not None:
+        _prepare(ready_file)
     asyncio.run(_serve(config, ready_file))
     if any_hangs():  # in a call that no answer comes to; the interpreter would wait for it
         logging.shutdown()
@@ -52,6 +55,13 @@ def _spare_the_collector() -> None:
     """Let it never go through what was imported and loaded: that stops all threads, for 0.3 s."""
     gc.collect()
     gc.freeze()
+
+
+def _prepare(ready_file: Path) -> None:
+    """Take away what a killed server left, or who waits for the file would take that for news."""
+    if not ready_file.parent.is_dir():
+        raise StartRefused(f"ready_file: there is no folder {ready_file.parent}")
+    ready_file.unlink(missing_ok=True)
 
 
 def _say(line: str) -> None:
