@@ -8,6 +8,7 @@ A test fails when the page is stale.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,7 +144,8 @@ def _option_help(param: Any) -> str:  # noqa: ANN401
     if param.envvar:
         notes.append(f"`{param.envvar}`")
     if param.default not in (None, False, "", ()):
-        notes.append(f"default {param.default}")
+        default = param.default.value if isinstance(param.default, enum.Enum) else param.default
+        notes.append(f"default {default}")
     return " ".join([told, f"({', '.join(notes)})" if notes else ""]).strip()
 
 

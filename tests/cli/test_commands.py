@@ -1,5 +1,6 @@
 """Every command against the real server: what it does, its JSON, its exit codes."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -279,17 +280,20 @@ def test_eval_add(loradock, as_json, task, tmp_path):
     assert task not in loradock("adapter", "list", "--metric", "mine:accuracy>=0.9").out
 
 
-def test_lineage(loradock, as_json, task, tiny):
-    child = tiny.folder(
-        "grown", lineage={"datasets": [{"name": "rows", "digest": "sha256:" + "c" * 64}]}
-    )
+def test_lineage(loradock, as_json, task, tiny, tmp_path):
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    digest = f"sha256:{hashlib.sha256(b'{}' + bytes([10])).hexdigest()}"
+    child = tiny.folder("grown", lineage={"datasets": [{"name": "rows", "digest": digest}]})
     loradock("adapter", "push", task, child, "--base", "tiny-base", "--parent", f"{task}@1")
     as_json(sdk.LineageGraph, "lineage", "show", f"{task}@3")
     tree = loradock("lineage", "show", f"{task}@3").out
     assert tree.splitlines()[0].startswith("version")
     assert "└── " in tree and "dataset rows" in tree and "tiny-base" in tree
-    down = loradock("lineage", "show", "--dataset", "sha256:" + "c" * 64, "--down").out
-    assert f"{task}@3" in down
+    for rows in (digest, tmp_path / "rows.jsonl"):
+        assert f"{task}@3" in loradock("lineage", "show", "--dataset", rows, "--down").out
+        assert f"{task}@3" in loradock("lineage", "affected", "--dataset", rows).out
+    assert "no file nowhere" in loradock("lineage", "affected", "--dataset", "nowhere", code=2).err
+    assert "--dataset" in loradock("lineage", "show", code=2).err
 
 
 def test_server(loradock, as_json, task):
@@ -350,8 +354,9 @@ def test_rollout_from_its_start_to_its_end(loradock, as_json, task):
     assert as_json(sdk.Alias, "alias", "show", alias)["version_number"] == 2
 
 
-def test_rollout_stage_that_is_none_is_told(loradock, task):
-    told = loradock("rollout", "start", f"{task}:production", "2", "--stage", "lots", code=2)
+@pytest.mark.parametrize("stage", ["lots", "150:1h"])
+def test_rollout_stage_that_is_none_is_told(loradock, task, stage):
+    told = loradock("rollout", "start", f"{task}:production", "2", "--stage", stage, code=2)
     assert "PERCENT:HOLD" in told.err
 
 

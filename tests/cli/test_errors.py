@@ -1,5 +1,6 @@
 """Errors at a terminal: what is wrong, what to do next, and the exit code."""
 
+import errno
 import json
 import re
 from pathlib import Path
@@ -87,6 +88,13 @@ def test_what_is_wrong_and_what_next(capsys):
     stale = StaleAlias("generation 3, not 2", reason="STALE_GENERATION")
     assert "alias history" in told(capsys, stale)[1]
     assert "--address" in told(capsys, Unavailable("nobody", reason="UNAVAILABLE"))[1]
+    drained = Unavailable("last error: ipv4:1.2.3.4:7431: backend unhealthy", reason="UNAVAILABLE")
+    assert "server status" in told(capsys, drained)[1]
+
+
+def test_what_a_file_refuses_is_told_by_its_name(capsys):
+    error = FileNotFoundError(errno.ENOENT, "No such file or directory", "out/ready")
+    assert told(capsys, error) == (1, "error: out/ready: No such file or directory\n")
 
 
 def test_all_problems_are_listed(capsys):

@@ -43,6 +43,8 @@ def test_approvals(loradock, as_json, task):
     checked = as_json(sdk.PolicyReport, "alias", "policy", "check", alias, "2", code=6)
     assert checked["checks"][0]["message"].endswith("anonymous's own does not count")
     assert "APPROVALS_MISSING" in loradock("alias", "policy", "check", alias, "2", code=6).out
+    told = loradock("rollout", "start", alias, "2", "--dry-run").err
+    assert "policy NOT MET: approvals 0 of 1 are given" in told
     as_json(sdk.Approval, "alias", "withdraw", alias, "2", "--dry-run")
     assert as_json(sdk.Approval, "alias", "withdraw", alias, "2", "--reason", "no") == []
     loradock("alias", "withdraw", alias, "2", code=3)

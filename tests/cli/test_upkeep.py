@@ -136,6 +136,8 @@ def test_r14_versions_go_by_a_file_to_another_host(run, server, tmp_path):
     assert run(server, "export", "triage", "--to", file)[0] == 5, "it is there"
     assert run(server, "export", "triage@9", "--to", tmp_path / "none.tar")[0] == 3
     assert not (tmp_path / "none.tar").exists()
+    code, out, err = run(server, "export", "triage", "--to", tmp_path / "nowhere" / "triage.tar")
+    assert code == 2 and f"no folder {tmp_path / 'nowhere'}\n" in err
     with RegistryProcess(tmp_path / "far") as far:
         code, out, err = run(far, "import", file, "--dry-run", "--json")
         assert (code, json.loads(out)["versions"][0]["reference"]) == (0, ""), err

@@ -246,7 +246,8 @@ def approve(
     """Agree to an alias's move to a version, where its policy asks for approvals.
 
     An approval is valid as long as an evaluation is (the policy's --max-age); again is anew. That
-    of who publishes the version or moves the alias does not count.
+    of who publishes the version or moves the alias does not count. A server with one token, or with
+    none, takes all its callers for one: there nobody's approval counts.
     """
     adapter, name = split_alias(alias)
     number = version_number(version)

@@ -56,6 +56,8 @@ def export(
         raise CommandError("name a version, or an adapter with --adapter")
     if to.exists() and not overwrite:
         raise CommandError(f"{to} is there already", "replace it with --overwrite", CONFLICT)
+    if not to.parent.is_dir():
+        raise CommandError(f"there is no folder {to.parent}")
     with connect(context) as client, transfer_progress() as progress:
         size_bytes = client.admin.export_bundle(
             to,

@@ -83,6 +83,7 @@ _HINTS = {
     "NO_ENGINE": "ask a server with the role inference: `loradock server list`",
     "CATALOG_ANSWERS": "move it with `loradock alias set` or `loradock alias rollback`",
 }
+_NOT_SERVING = "a server is there, but takes no requests now: see `loradock server status`"
 _HINTS_BY_KIND = {
     "adapter": "see `loradock adapter list`",
     "version": "see `loradock adapter show`",
@@ -136,7 +137,11 @@ def _as_text(error: Exception) -> list[str]:
 
 
 def _text(error: Exception) -> str:
-    return error.message if isinstance(error, LoradockError) else str(error)
+    if isinstance(error, LoradockError):
+        return error.message
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _hint(error: Exception) -> str:
@@ -146,6 +151,8 @@ def _hint(error: Exception) -> str:
         return ""
     if error.reason == "NOT_FOUND":
         return _HINTS_BY_KIND.get(error.metadata.get("kind", ""), "")
+    if isinstance(error, Unavailable) and "backend unhealthy" in error.message:  # so gRPC says it
+        return _NOT_SERVING
     return _HINTS.get(error.reason, "")
 
 

@@ -22,7 +22,9 @@ AdapterOption = Annotated[
 BaseOption = Annotated[bool, typer.Option("--base", help="The bare base answers.")]
 PriorityOption = Annotated[
     Literal["high", "normal", "low"],
-    typer.Option("--priority", help="Where requests wait: first (this takes a role) or last."),
+    typer.Option(
+        "--priority", help="Who waits before whom: high (this takes a role), normal or low."
+    ),
 ]
 StickyKeyOption = Annotated[
     str, typer.Option("--sticky-key", help="It keeps its side of a split, as in a user's id.")

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loradock.cli.command import JsonOption, command, noun
+from loradock.cli.names import dataset_digest
 from loradock.cli.output import print_json, show_table, text_of
+from loradock.cli.refusal import CommandError
 from loradock.cli.session import connect
 
 if TYPE_CHECKING:
@@ -17,7 +19,10 @@ if TYPE_CHECKING:
 app = noun("lineage", "See where versions came from, what came of them, and where that is live.")
 
 ReferenceArgument = Annotated[str | None, typer.Argument(metavar="REFERENCE")]
-DatasetOption = Annotated[str | None, typer.Option("--dataset", metavar="DIGEST")]
+DatasetOption = Annotated[
+    str | None,
+    typer.Option("--dataset", metavar="FILE|DIGEST", help="The rows: a file or a digest."),
+]
 BaseOption = Annotated[str | None, typer.Option("--base", help="By name.")]
 
 
@@ -53,10 +58,11 @@ def show(
     """Show the tree from a version, a dataset or a base upwards, or with --down downwards."""
     from loradock.cli.graph import dot_lines, mermaid_lines, tree_lines
 
+    _check_start(reference, dataset, base)
     with connect(context) as client:
         graph = client.lineage(
             reference,
-            dataset=dataset,
+            dataset=dataset and dataset_digest(dataset),
             base=base,
             direction="downstream" if down else "upstream",
             max_depth=depth,
@@ -88,8 +94,9 @@ def affected(
     That is: the aliases that point at each, share requests out to it, or did point there within
     their rollback windows; and the servers that have it resident.
     """
+    _check_start(reference, dataset, base)
     with connect(context) as client:
-        found = client.affected(reference, dataset=dataset, base=base)
+        found = client.affected(reference, dataset=dataset and dataset_digest(dataset), base=base)
     if as_json:
         print_json(found)
         return
@@ -103,6 +110,11 @@ def affected(
         },
         as_json,
     )
+
+
+def _check_start(reference: str | None, dataset: str | None, base: str | None) -> None:
+    if sum(bool(start) for start in (reference, dataset, base)) != 1:
+        raise CommandError("name one start: a version's reference, --dataset or --base")
 
 
 def _alias_text(alias: AffectedAlias) -> str:

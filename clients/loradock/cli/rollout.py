@@ -16,7 +16,7 @@ from loradock.cli.rollout_view import lines_of
 from loradock.cli.session import connect
 
 if TYPE_CHECKING:
-    from loradock.client import Client, Rollout
+    from loradock.client import Client, PolicyCheck, Rollout
 
 app = noun("rollout", "Bring a version under an alias in stages, guarded.")
 
@@ -51,7 +51,12 @@ def start(
     ] = None,
     shadow: Annotated[
         float,
-        typer.Option(metavar="PERCENT", help="Of other requests, computed too, seen by nobody."),
+        typer.Option(
+            min=0,
+            max=100,
+            metavar="PERCENT",
+            help="Of other requests, computed too, seen by nobody.",
+        ),
     ] = 0.0,
     max_error_increase: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Of failed calls. By default 0.01.")
@@ -103,7 +108,7 @@ def start(
         _print(started.rollout)
     for check in started.report.checks:
         met = "met" if check.passed else "NOT MET"
-        note(f"policy {met}: {check.suite} {check.metric} {check.message}")
+        note(f"policy {met}: {_subject(check)} {check.message}")
     if dry_run:
         note("nothing was started")
 
@@ -252,6 +257,11 @@ def _show(rollout: Rollout, as_json: bool) -> None:
         print_json(rollout)
     else:
         _print(rollout)
+
+
+def _subject(check: PolicyCheck) -> str:
+    """Name what is demanded: a metric of a suite, a suite, or the approvals, which have neither."""
+    return " ".join(filter(None, (check.suite or "approvals", check.metric)))
 
 
 def _print(rollout: Rollout) -> None:
