@@ -1,7 +1,13 @@
 """What running servers tell the catalog of themselves."""
 
+import asyncio
+import threading
+import time
+
+import pytest
 from served import BASE, running, until
 
+from loradock.server import heartbeat
 from loradock.v1 import server_service_pb2
 
 RESIDENT = server_service_pb2.RESIDENCY_STATE_RESIDENT
@@ -62,6 +68,37 @@ async def test_a_server_that_says_goodbye_is_listed_no_more(tiny_base, tmp_path)
                 assert not page.next_page_token
             assert await ids_are(registry, [one.parts.identity.server_id])
         assert not await listed(registry)
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_s14_a_beat_that_was_on_its_way_does_not_come_back_after_the_goodbye(
+    tiny_base, tmp_path, monkeypatch, hangs
+):
+    """Nor does one that hangs hold up the end."""
+    monkeypatch.setattr(heartbeat, "FORGET_S", 1.0)
+    async with running(tiny_base, tmp_path, heartbeat_interval_s=30.0) as served:
+        pulse, fleet = served.parts.inside.pulse, served.server.registry.fleet
+        await until(lambda: ids_are(served, [served.parts.identity.server_id]))
+        beat, on_its_way, may_arrive = fleet.beat, threading.Event(), threading.Event()
+
+        def slow(told):
+            on_its_way.set()
+            may_arrive.wait(10)
+            beat(told)
+
+        monkeypatch.setattr(fleet, "beat", slow)
+        beating = asyncio.create_task(pulse.beat())
+        await asyncio.to_thread(on_its_way.wait, 10)
+        beating.cancel()
+        if not hangs:
+            asyncio.get_running_loop().call_later(0.1, may_arrive.set)
+        started = time.monotonic()
+        await pulse.forget()
+        assert time.monotonic() - started < 5
+        if not hangs:
+            await asyncio.sleep(0.3)
+            assert fleet.list() == []
+        may_arrive.set()
 
 
 async def ids_are(served, wanted):

@@ -1,5 +1,9 @@
 """Who steps rollouts: what is wrong with one of them keeps no other from its guards."""
 
+import asyncio
+import threading
+import time
+
 import pytest
 from sqlalchemy import update
 from tiny_registry import TinyRegistry
@@ -7,6 +11,7 @@ from tiny_registry import TinyRegistry
 from loradock.registry.catalog.tables import rollouts
 from loradock.registry.registry import open_registry
 from loradock.registry.rollout import Plan, RolloutState, Stage
+from loradock.server.aliases import rollout_controller
 from loradock.server.aliases.rollout_controller import RolloutController
 from loradock.server.threads import Threads
 
@@ -44,3 +49,18 @@ async def test_a_rollout_that_can_not_be_read_keeps_no_other_from_its_step(tiny)
     await threads.close()
     going_on = tiny.registry.rollouts.get(*key).rollout
     assert (going_on.state, going_on.stage) == (RolloutState.RUNNING, 1)
+
+
+async def test_s14_a_catalog_that_hangs_holds_up_no_end(tiny, monkeypatch):
+    monkeypatch.setattr(rollout_controller, "LAY_DOWN_S", 0.1)
+    threads, answers = Threads("catalog", 2), threading.Event()
+    controller = RolloutController(tiny.registry, threads, "one", interval_s=10.0)
+    monkeypatch.setattr(controller._duty, "lay_down", lambda: answers.wait(20))
+    running = asyncio.create_task(controller.run())
+    await asyncio.sleep(0.2)
+    started = time.monotonic()
+    running.cancel()
+    await asyncio.wait({running})
+    assert time.monotonic() - started < 5
+    answers.set()
+    await threads.close()

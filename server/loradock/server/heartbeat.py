@@ -47,6 +47,7 @@ class Pulse:
         self._threads = threads
         self._interval_s = interval_s
         self._nudge = asyncio.Event()
+        self._writing: asyncio.Task[None] | None = None  # goes on though its beat is cancelled
 
     def nudge(self) -> None:
         """Tell now."""
@@ -65,6 +66,11 @@ class Pulse:
         """Tell once."""
         tallies = self._arm_traffic.take_untold()
         beat = replace(self.heartbeat(), tallies=tallies)
+        self._writing = asyncio.create_task(self._write(beat))
+        await asyncio.shield(self._writing)
+
+    async def _write(self, beat: Heartbeat) -> None:
+        tallies = beat.tallies
         try:
             await self._threads.run(self._registry.fleet.beat, beat)
         except RegistryError as error:
@@ -76,10 +82,12 @@ class Pulse:
 
     async def forget(self) -> None:
         """Tell the catalog what was still to tell, and that this server is gone."""
-        if self._arm_traffic.has_untold:
-            await self.beat()
         with suppress(RegistryError, TimeoutError):
             async with asyncio.timeout(FORGET_S):
+                if self._writing is not None:  # or it would come back after its goodbye
+                    await asyncio.wait({self._writing})
+                if self._arm_traffic.has_untold:
+                    await self.beat()
                 await self._threads.run(self._registry.fleet.forget, self._identity.server_id)
 
     def divergences(self) -> tuple[str, ...]:

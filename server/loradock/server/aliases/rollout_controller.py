@@ -13,6 +13,7 @@ from loradock.server.threads import Threads
 log = logging.getLogger(__name__)
 
 LAPSES_AFTER = 10  # looks, in which a process that is gone can't have taken the duty again
+LAY_DOWN_S = 3.0  # for a catalog that may not answer
 
 
 class RolloutController:
@@ -62,6 +63,7 @@ class RolloutController:
 
     async def _lay_down(self) -> None:
         try:
-            await self._threads.run(self._duty.lay_down)
-        except RegistryError as error:
+            async with asyncio.timeout(LAY_DOWN_S):
+                await self._threads.run(self._duty.lay_down)
+        except (RegistryError, TimeoutError) as error:
             log.debug("the duty lapses by itself: %s", error)
