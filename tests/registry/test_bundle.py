@@ -311,6 +311,13 @@ def test_r8_a_bundle_moves_a_protected_alias_only_for_who_may(source, target):
 
 
 @pytest.mark.contract("R14")
+def test_r14_nothing_is_exported_that_could_not_be_imported(source, monkeypatch):
+    monkeypatch.setattr(exporting, "MAX_INDEX_BYTES", 1000)
+    with pytest.raises(InvalidArgument, match="name fewer"):
+        exported(source, "triage@1")
+
+
+@pytest.mark.contract("R14")
 def test_r14_damage_is_not_exported(source, tmp_path):
     version = source.registry.versions.get("acme", "triage", 1)
     path = tmp_path / "lite-blobs" / blob_key(version.delta.weights.digest)

@@ -12,6 +12,7 @@ from loradock.registry.blobs import Blobs
 from loradock.registry.bundle import archive
 from loradock.registry.bundle.index import (
     INDEX_NAME,
+    MAX_INDEX_BYTES,
     BundledAdapter,
     BundledAlias,
     BundledVersion,
@@ -63,7 +64,11 @@ class Exporter:
         if not found:
             raise InvalidArgument("references", "name at least one version")
         index = self._index(project, found, with_aliases)
-        return self._bytes(project, index)
+        content = index.to_bytes()
+        if len(content) > MAX_INDEX_BYTES:
+            why = f"with their evaluations are too much for one bundle: {len(content)} bytes of "
+            raise InvalidArgument("references", f"{why}index, over {MAX_INDEX_BYTES}; name fewer")
+        return self._bytes(project, index, content)
 
     def _asked_for(
         self, project: str, references: Sequence[str], adapters: Sequence[str]
@@ -156,8 +161,7 @@ class Exporter:
     def _some_aliases(self, project: str, adapter: str, token: str) -> Page[Alias]:
         return self._aliases.list(project, adapter, page_size=_PAGE, page_token=token)
 
-    def _bytes(self, project: str, index: Index) -> Iterator[bytes]:
-        content = index.to_bytes()
+    def _bytes(self, project: str, index: Index, content: bytes) -> Iterator[bytes]:
         yield archive.header(INDEX_NAME, len(content)) + content + archive.padding(len(content))
         for ref in index.blobs:
             yield archive.header(blob_key(ref.digest), ref.size_bytes)
