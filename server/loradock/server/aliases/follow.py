@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 from loradock.registry.errors import (
     CatalogUnavailable,
@@ -131,6 +132,8 @@ class Follower:
                 self.follow(key)
         elif change.kind == "version":
             self._live.forget_version(change.name)
+            for version in self._residencies.remembered(change.project, change.name):
+                self._beside(self._read_again(version))
             for key in self._live.aliases_of(change.name):
                 self._pending.setdefault(key, change.sequence)
                 self.follow(key)
@@ -263,9 +266,17 @@ class Follower:
         left_s = self._rollback_window_s - age_s
         if alias.previous_digest is None or left_s <= 0:
             return
-        task = asyncio.create_task(self._bring_previous(key, alias.previous_digest, left_s))
+        self._beside(self._bring_previous(key, alias.previous_digest, left_s))
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._side_tasks.add(task)
         task.add_done_callback(self._side_tasks.discard)
+
+    async def _read_again(self, version: Version) -> None:
+        """See whether what is here was yanked: an override asks when the catalog can't be asked."""
+        with suppress(RegistryError):
+            self._residencies.renew(await self._present_state(version))
 
     async def _bring_previous(self, key: AliasKey, digest: str, left_s: float) -> None:
         with suppress(RegistryError, ServerError):

@@ -12,9 +12,16 @@ import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from loradock.registry.errors import CatalogUnavailable, InvalidArgument, NotFound, RegistryError
+from loradock.registry.errors import (
+    CatalogUnavailable,
+    InvalidArgument,
+    NotFound,
+    RegistryError,
+    VersionYanked,
+)
 from loradock.registry.names import check_text
 from loradock.registry.registry import Registry
+from loradock.registry.resources import VersionState
 from loradock.server.aliases.follow import Follower
 from loradock.server.aliases.live import AliasKey, Live, LiveAlias
 from loradock.server.aliases.override_log import Override, OverrideLog
@@ -72,6 +79,8 @@ class Overrides:
         version = self._residencies.version(key[0], key[1], wanted)
         if version is None:
             raise NotResidentHere(wanted)
+        if version.state is VersionState.YANKED:
+            raise VersionYanked(f"{version.adapter}@{version.number}", version.state_reason)
         decision = Override(
             id=uuid.uuid4().hex,
             at=datetime.now(UTC).isoformat(),

@@ -97,6 +97,20 @@ class Residencies:
             if (owner, content) == (project, digest) and place.is_in_engine
         ]
 
+    def remembered(self, project: str, digest: str) -> list[Version]:
+        """List a project's versions of one content that are here, or were."""
+        return [
+            place.version
+            for (owner, _, content), place in self._places.items()
+            if (owner, content) == (project, digest)
+        ]
+
+    def renew(self, version: Version) -> None:
+        """Note the present state of a version that is remembered here."""
+        place = self._places.get(key_of(version))
+        if place is not None:
+            place.version = version
+
     def place(self, version: Version) -> Place:
         """Tell one version's place, also of one that was never here."""
         return self._places.get(key_of(version)) or Place(version)
