@@ -84,7 +84,10 @@ def page() -> str:
     parts = [HEAD, "## Connection\n\n" + _options(root)]
     for name, found in root.commands.items():
         parts += _section(name, found, "##")
-    told = "Times are ISO 8601 with their zone; digests are `sha256:<hex>`. What is absent is null."
+    told = (
+        "Times are ISO 8601 with their zone; digests are `sha256:<hex>`. What is absent is null, "
+        "and\nso is every empty string but those of `text` and `label`."
+    )
     parts.append(f"## JSON\n\n{told}\n")
     parts += [_value(kind) for kind in sorted(_given(), key=lambda kind: kind.__name__)]
     return "\n".join(parts)

@@ -1,5 +1,6 @@
 """What a person sees: tables, bars and questions on a terminal, and nothing of that off it."""
 
+import json
 import os
 import pty
 import re
@@ -16,6 +17,7 @@ from loradock.v1 import inference_service_pb2 as inference_wire
 from loradock.v1 import registry_service_pb2 as wire
 from loradock.v1 import resources_pb2
 from loradock.v1 import rollout_service_pb2 as rollout_wire
+from loradock.v1 import server_service_pb2 as server_wire
 
 LORADOCK = Path(sys.executable).parent / "loradock"
 ADAPTERS = wire.ListAdaptersResponse(
@@ -98,6 +100,13 @@ def test_what_destroys_asks_on_a_terminal(terminal, scripted, typed, code, delet
     assert "Delete the alias a:p, which points to @2?" in shown
     assert ended == code
     assert len(scripted.received("DeleteAlias")) == deleted
+
+
+def test_a_server_that_is_drained_to_end_is_told_as_drained(capfd, scripted):
+    scripted.answer("GetServer", server_wire.GetServerResponse())
+    scripted.answer("DrainServer", server_wire.DrainServerResponse())
+    assert run(["--address", scripted.address, "server", "drain", "--exit", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["drained"]
 
 
 @pytest.mark.contract("C5")

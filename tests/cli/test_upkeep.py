@@ -140,7 +140,7 @@ def test_r14_versions_go_by_a_file_to_another_host(run, server, tmp_path):
     assert code == 2 and f"no folder {tmp_path / 'nowhere'}\n" in err
     with RegistryProcess(tmp_path / "far") as far:
         code, out, err = run(far, "import", file, "--dry-run", "--json")
-        assert (code, json.loads(out)["versions"][0]["reference"]) == (0, ""), err
+        assert (code, json.loads(out)["versions"][0]["reference"]) == (0, None), err
         assert run(far, "adapter", "show", "triage")[0] == 3
         for created in (True, False):
             code, out, err = run(far, "import", file, "--aliases", "--json")

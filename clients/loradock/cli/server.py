@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
@@ -184,7 +185,7 @@ def drain(
         else:
             num_inside = client.server.drain(wait_s=wait, exit=exit_)
             note(f"{found.server.server_id} is drained; {num_inside} requests still run")
-            found = found if exit_ else client.server.status()
+            found = replace(found, drained=True) if exit_ else client.server.status()
         _show_drained(found, as_json)
 
 

@@ -58,6 +58,10 @@ def yank(
             found = client.versions.get(adapter, number)
         else:
             found = client.versions.yank(adapter, number, reason=reason)
+        for alias in client.aliases.list(adapter):
+            if alias.version_number == number:
+                name = f"{adapter}:{alias.name}"
+                note(f"{name} points at {version}: until it is moved, nobody answers by it")
     show_version(found, as_json)
 
 
@@ -130,7 +134,7 @@ def show_version(version: Version, as_json: bool) -> None:
         version,
         {
             "version": version.reference,
-            "state": f"{version.state.value} {version.state_reason}".strip(),
+            "state": ": ".join(filter(None, (version.state.value, version.state_reason))),
             "digest": version.digest,
             "base": version.base_model.removeprefix("baseModels/"),
             "weights": size_text(version.weights.size_bytes),
