@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from loradock.registry.audit_chain import GENESIS
 from loradock.registry.catalog.journal import Deed, record_deed
@@ -166,3 +166,23 @@ def test_a_long_log_is_followed_page_by_page(lite):
     behind_its_back(lite, "DELETE FROM audit_events WHERE sequence > 1500")
     assert breaks(lite)[0] == (1501, "missing")
     assert len(breaks(lite)) < 101
+
+
+@pytest.mark.contract("X4")
+def test_x4_what_is_appended_while_the_log_is_verified_is_not_missed(tiny):
+    tiny.publish()
+    appended = []
+
+    def append(connection, cursor, statement, *rest):
+        if "audit_events.hash" in statement and "sequence >" in statement and not appended:
+            appended.append("meanwhile")
+            tiny.registry.audit.append("acme", "ann", "test", "triage", "meanwhile")
+
+    engine = database(tiny).engine
+    event.listen(engine, "after_cursor_execute", append)
+    try:
+        report = tiny.registry.audit.verify()
+    finally:
+        event.remove(engine, "after_cursor_execute", append)
+    assert appended
+    assert report.breaks == ()

@@ -81,9 +81,10 @@ class Audit:
         while True:
             query = select(audit_events).where(audit_events.c.sequence > walk.sequence)
             with self._database.read() as c:
-                rows = c.execute(query.order_by(audit_events.c.sequence).limit(_PAGE)).all()
+                # First how far the log goes: the rows that follow may tell of more, never of less.
                 counted = select(counters.c.value).where(counters.c.name == "audit")
                 last = c.execute(counted).scalar_one()
+                rows = c.execute(query.order_by(audit_events.c.sequence).limit(_PAGE)).all()
             for row in rows:
                 walk.follow(row)
                 if known is not None and known[0] == row.sequence:
