@@ -3,12 +3,13 @@
 import errno
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 import loradock.client
-from loradock.cli import refusal
+from loradock.cli import refusal, start
 from loradock.cli.errors import exit_code_of, report
 from loradock.cli.main import run
 from loradock.cli.names import version_number
@@ -166,6 +167,18 @@ def test_error_of_a_command_in_json(capsys):
 
 def test_command_error_is_usage_unless_said(capsys):
     assert told(capsys, CommandError("no"))[0] == 2
+
+
+def test_an_interrupt_before_the_cli_is_loaded_is_130(monkeypatch):
+    class Interrupted:
+        def find_spec(self, name, *_):
+            raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "loradock.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted()])
+    with pytest.raises(SystemExit) as ended:
+        start.main()
+    assert ended.value.code == refusal.INTERRUPTED
 
 
 def test_version_number_is_one_that_a_version_can_have():

@@ -87,6 +87,24 @@ def test_r12_damage_is_told_by_verify_and_doctor_and_mended_by_pushing_again(run
     assert code == 0, out
 
 
+def test_backup_and_restore_by_hand(run, server, tmp_path, capsys):
+    _, version = push(run, server, tmp_path, 1)
+    folder, data = str(tmp_path / "backup"), str(tmp_path / "data")
+    assert main(["backup", folder, "--data-dir", data, "--json"]) == 0
+    catalog = json.loads(capsys.readouterr().out)["catalog"]
+    assert catalog.startswith(folder)
+    back = ["restore", folder, "--data-dir", str(tmp_path / "back"), "--json"]
+    assert main([*back, "--catalog", "nowhere.jsonl"]) == 3
+    assert "no catalog nowhere.jsonl" in capsys.readouterr().err
+    assert main([*back, "--catalog", catalog.rpartition("/")[2]]) == 0
+    assert json.loads(capsys.readouterr().out)["catalog"] == catalog
+    assert main(back) == 5
+    assert "the database has a catalog already" in capsys.readouterr().err
+    with RegistryProcess(tmp_path / "back") as restored:
+        code, out, err = run(restored, "adapter", "show", "triage@1", "--json")
+    assert json.loads(out)["digest"] == version["digest"], err
+
+
 @pytest.mark.contract("R16")
 @pytest.mark.parametrize(
     ("endpoint", "level"), [("moto", "warn"), ("rclone", "warn")], ids=["moto", "rclone"]

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def json_of(value: Any) -> Any:  # noqa: ANN401
         return {str(key): json_of(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [json_of(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
     return value
 
 

@@ -15,4 +15,6 @@ def main() -> None:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise
         sys.exit("error: the CLI is not installed, only the SDK\n  pip install 'loradock[cli]'")
+    except KeyboardInterrupt:  # as the CLI itself says it, once it is there
+        sys.exit(130)
     run()

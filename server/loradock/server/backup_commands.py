@@ -74,6 +74,7 @@ def restore(
     from loradock.registry.stores import open_store
 
     config = _config(flags)
+    catalog = None if catalog is None else _found(catalog, folder)
     with refusals("see `loradock restore --help`"), count_progress("blobs") as show:
         database, store = Database(config.catalog_url), open_store(config.blobs_url)
         try:
@@ -95,6 +96,15 @@ def restore(
 def _config(flags: dict[str, object]) -> Config:
     with refusals():
         return load_config({**flags, "roles": "registry"})
+
+
+def _found(catalog: Path, folder: Path) -> Path:
+    """Find one of a backup's catalogs: by its path, or by its name in the folder."""
+    for path in (catalog, folder / catalog):
+        if path.is_file():
+            return path
+    there = f"see what is in {folder}; without --catalog the latest is taken"
+    raise CommandError(f"there is no catalog {catalog}", there, NOT_FOUND)
 
 
 def _check_there(config: Config) -> None:
