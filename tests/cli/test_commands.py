@@ -125,6 +125,7 @@ def test_alias_policy(loradock, as_json, task, tmp_path):
     alias, rows = f"{task}:production", tmp_path / "rows.jsonl"
     rows.write_text("rows")
     loradock("alias", "policy", "show", alias, code=3)
+    assert "demands nothing" in loradock("alias", "policy", "check", alias, "2").err
     loradock("alias", "policy", "set", alias, code=2)
     words = (
         *("alias", "policy", "set", alias, "--require", "mine:accuracy>=0.5"),

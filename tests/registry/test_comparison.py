@@ -88,6 +88,11 @@ def demand_margin(tiny, margin):
     tiny.registry.policies.set(*KEY, Demands((suite,)), expected_revision=None, by="olga")
 
 
+def test_an_interval_that_is_upside_down_is_refused(two):
+    with pytest.raises(InvalidArgument, match="from 0.9 down to 0.75"):
+        record(two, 1, metrics=(Metric("accuracy", 0.8, 120, 0.9, 0.75),))
+
+
 @pytest.mark.contract("R8")
 def test_r8_items_decide_where_intervals_could_not(two):
     """Two wrong answers more in 120: too few to tell by intervals, and shown by pairs."""

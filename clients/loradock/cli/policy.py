@@ -293,4 +293,7 @@ def check(
             "choose another version",
             PRECONDITION,
         )
-    note(f"{adapter}@{version_number(version)} meets the policy of {alias}")
+    if report.checks:
+        note(f"{adapter}@{version_number(version)} meets the policy of {alias}")
+    else:
+        note(f"{alias} demands nothing of {adapter}@{version_number(version)}")

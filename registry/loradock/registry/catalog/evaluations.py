@@ -182,6 +182,8 @@ def _checked_metric(metric: Metric, position: int) -> dict[str, object]:
     bounds = [bound for bound in (metric.low, metric.high) if bound is not None]
     if not all(math.isfinite(number) for number in (metric.value, *bounds)):
         raise InvalidArgument(field, "is not finite")
+    if len(bounds) == 2 and bounds[0] > bounds[1]:
+        raise InvalidArgument(field, f"its interval is from {bounds[0]:g} down to {bounds[1]:g}")
     if not 0 <= metric.num_items < 2**31:
         raise InvalidArgument(field, f"{metric.num_items} is not a number of items")
     return {
