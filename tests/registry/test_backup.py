@@ -228,6 +228,20 @@ def test_r19_bytes_that_a_backup_lost_are_asked_for_again(backup, tmp_path):
 
 
 @pytest.mark.contract("R19")
+def test_r19_damage_in_the_store_that_is_restored_to_is_mended(backup, tmp_path):
+    shutil.copytree(backup / "blobs", tmp_path / "target" / "blobs")
+    for path in (tmp_path / "target" / "blobs").rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            path.chmod(0o644)
+            path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert brought_back(target(tmp_path), backup).damaged == ()
+    back = TinyRegistry(open_registry(*target(tmp_path)))
+    assert [told.damages for told in back.registry.integrity.verify()][-1] == ()
+    back.registry.close()
+
+
+@pytest.mark.contract("R19")
 def test_r19_damage_is_told_and_the_rest_is_backed_up(backup, tmp_path):
     place = (f"sqlite:///{tmp_path}/kept.db", f"file://{tmp_path}/kept")
     tiny = TinyRegistry(open_registry(*place))

@@ -21,9 +21,15 @@ def catalogs_of(folder: Path) -> list[Path]:
     return sorted(folder.glob("catalog-*.jsonl"))
 
 
-def copy_blob(source: BlobStore, target: BlobStore, ref: BlobRef) -> bool:
-    """Copy a blob, hashed on its way (DigestMismatch); tell whether it was lacking."""
-    if target.size(ref.digest) == ref.size_bytes:
+def copy_blob(
+    source: BlobStore, target: BlobStore, ref: BlobRef, *, hashes_target: bool = False
+) -> bool:
+    """Copy a blob, hashed on its way (DigestMismatch); tell whether it was lacking.
+
+    What is there already is taken at its size, or else hashed, and replaced if it is damaged.
+    """
+    is_there = target.size(ref.digest) == ref.size_bytes
+    if is_there and not (hashes_target and _is_damaged(target, ref.digest)):
         return False
     sha256 = hashlib.sha256()
     file = target.spool.temporary("copy")
@@ -34,7 +40,14 @@ def copy_blob(source: BlobStore, target: BlobStore, ref: BlobRef) -> bool:
         found = f"sha256:{sha256.hexdigest()}"
         if found != ref.digest:
             raise DigestMismatch(ref.digest, found)
-        target.put(ref.digest, file.path)
+        target.put(ref.digest, file.path, replace=is_there)
     finally:
         file.drop()
     return True
+
+
+def _is_damaged(store: BlobStore, digest: str) -> bool:
+    sha256 = hashlib.sha256()
+    for chunk in store.read(digest):
+        sha256.update(chunk)
+    return digest != f"sha256:{sha256.hexdigest()}"

@@ -79,7 +79,7 @@ def _copy(
     damaged = []
     for count, ref in enumerate(refs, 1):
         try:
-            copy_blob(source, target, ref)
+            copy_blob(source, target, ref, hashes_target=True)
         except (NotFound, DigestMismatch):
             damaged.append(ref.digest)
         on_blob(count)
