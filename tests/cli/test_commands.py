@@ -91,6 +91,10 @@ def test_yank_and_delete(loradock, as_json, task):
     assert "yanked: leaks" in loradock("adapter", "show", f"{task}@2").out
     told = loradock("adapter", "yank", f"{task}@1", "--reason", "r", "--dry-run")
     assert f"{task}:production points at {task}@1" in told.err
+    loradock("adapter", "yank", f"{task}@1", "--reason", "r")
+    told = loradock("generate", "--adapter", task, "hi", code=6)
+    assert f"{task}@1 was yanked: r" in told.err
+    loradock("adapter", "unyank", f"{task}@1", "--reason", "r")
     as_json(sdk.Version, "adapter", "unyank", f"{task}@2", "--reason", "no")
     assert "would be" in loradock("adapter", "delete", f"{task}@2", "--dry-run").err
     told = loradock("adapter", "delete", f"{task}@1", "--yes", code=6)

@@ -134,7 +134,7 @@ class Live:
         live = self._table.get(name) or await self._first_use(name)
         arm, version = live.arm_of(key) if key else (Arm.INCUMBENT, live.version)
         if version.state is VersionState.YANKED:
-            raise VersionYanked(str(reference), version.state_reason)
+            raise VersionYanked(f"{version.adapter}@{version.number}", version.state_reason)
         return Chosen(version, reference.alias, live.generation, arm, live.split)
 
     async def _first_use(self, key: AliasKey) -> LiveAlias:
