@@ -151,10 +151,11 @@ def test_starting_off_a_terminal_draws_nothing(tiny_base, tmp_path):
 def test_no_ready_file_is_left_of_a_server_that_was_killed(tiny_base, tmp_path):
     with process(tiny_base, tmp_path):
         pass
-    assert (tmp_path / "ready.json").exists()
-    code = main(["serve", "--model", str(tmp_path), "--ready-file", str(tmp_path / "ready.json")])
-    assert code == 2
-    assert not (tmp_path / "ready.json").exists()
+    ready, data = tmp_path / "ready.json", tmp_path / "data"
+    assert ready.exists()
+    words = ("serve", "--model", tmp_path, "--data-dir", data, "--ready-file", ready)
+    assert main([str(word) for word in words]) == 2
+    assert not ready.exists()
 
 
 @pytest.mark.parametrize(
