@@ -287,7 +287,8 @@ class History:
         assert plan or self.scheduler.is_idle, "something always comes on"
         single = {chunk.row.name for chunk in plan.chunks if len(chunk) == 1}
         assert single >= {row.name for row in running if row.num_remaining == 1}
-        if any(chunk.row.is_answering and len(chunk) == 1 for chunk in plan.chunks):
+        next_tokens = (chunk.row for chunk in plan.chunks if chunk.row.num_remaining == 1)
+        if any(row.is_answering for row in next_tokens):  # of who was put back, it comes later
             assert sum(len(c) for c in plan.chunks if len(c) > 1) <= self.prefill_tokens
 
     def compute(self, chunk):
