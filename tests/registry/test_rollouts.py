@@ -19,7 +19,8 @@ from loradock.registry.errors import (
     StillReferenced,
 )
 from loradock.registry.guards import Guards
-from loradock.registry.resources import Heartbeat, MoveKind
+from loradock.registry.policy import Demands, MetricDemand, SuiteDemand
+from loradock.registry.resources import Direction, Heartbeat, MoveKind
 from loradock.registry.rollout import Plan, RolloutState, Stage, Step
 from loradock.registry.split import Arm
 
@@ -315,9 +316,6 @@ def test_validate_only_starts_nothing_and_a_request_id_starts_once(two):
 
 
 def demand(tiny, threshold=0.9):
-    from loradock.registry.policy import Demands, MetricDemand, SuiteDemand
-    from loradock.registry.resources import Direction
-
     metric = MetricDemand("accuracy", Direction.HIGHER, threshold)
     demands = Demands((SuiteDemand("held-out", None, (metric,)),))
     tiny.registry.policies.set(*KEY, demands, expected_revision=None, by="ann")
@@ -353,6 +351,22 @@ def test_gate_that_fails_at_the_end_stops_the_rollout_there_and_says_why(two):
     two.registry.rollouts.resume(*KEY, by="ann")
     assert step(two) is Step.PROMOTE
     assert alias(two).version_number == 2
+
+
+def test_who_started_a_rollout_does_not_approve_of_its_end(two):
+    demands = Demands(num_approvals=1)
+    two.registry.policies.set(*KEY, demands, expected_revision=0, by="olga")
+    plan = Plan((Stage(0, 0.0),))
+    start(two, plan=plan, override_gate=True, reason="to be approved later", by="bob")
+    two.registry.approvals.approve(*KEY, 2, by="bob")
+    assert step(two) is Step.PROMOTE
+    stopped = two.registry.rollouts.get(*KEY).rollout
+    assert stopped.state is RolloutState.PAUSED
+    assert "approvals" in stopped.reason
+    two.registry.approvals.approve(*KEY, 2, by="olga")
+    two.registry.rollouts.resume(*KEY, by="ann")
+    step(two)
+    assert two.registry.rollouts.get(*KEY).rollout.state is RolloutState.PROMOTED
 
 
 def test_one_process_at_a_time_has_the_duty_and_another_takes_it_once_it_lapses(on_both):
