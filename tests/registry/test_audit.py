@@ -171,7 +171,7 @@ def test_a_long_log_is_followed_page_by_page(lite):
 @pytest.mark.contract("X4")
 def test_x4_what_is_appended_while_the_log_is_verified_is_not_missed(tiny):
     tiny.publish()
-    appended = []
+    appended: list[str] = []
 
     def append(connection, cursor, statement, *rest):
         if "audit_events.hash" in statement and "sequence >" in statement and not appended:
