@@ -300,6 +300,28 @@ def test_deleted_adapter_keeps_its_numbers(tiny):
     assert tiny.version(seed=1).number == 2
 
 
+def test_r9_a_server_refers_to_an_adapters_version_and_not_to_anothers_like_it(tiny):
+    version = tiny.version()
+    for adapter in ("triage", "another"):
+        told = Residency(version.digest, "resident", 10, 0, project="acme", adapter=adapter)
+        tiny.registry.fleet.beat(
+            Heartbeat(
+                server_id="server-1",
+                address="127.0.0.1:1",
+                base_name="tiny",
+                base_digests=tiny.base.digests,
+                sequence=3,
+                residencies=(told,),
+                divergences=(),
+                started_at=version.created_at,
+            )
+        )
+        if adapter == "triage":
+            with pytest.raises(StillReferenced, match="server server-1"):
+                tiny.registry.versions.delete("acme", "triage", 1, by="bob")
+    tiny.registry.versions.delete("acme", "triage", 1, by="bob")
+
+
 def test_delete_names_what_refers_to_a_version(tiny):
     versions = [tiny.version(seed=seed) for seed in range(4)]
     tiny.version(seed=5, lineage=Lineage(parents=(versions[2].digest,)))

@@ -351,7 +351,16 @@ class Residency:
     size_bytes: int
     leases: int
     reason: str = ""
-    project: str = ""
+    project: str = ""  # empty, as the adapter, if an earlier release told it
+    adapter: str = ""
+
+    def is_of(self, project: str, adapter: str, digest: str) -> bool:
+        """Say whether it may be this version: content alone is not, another adapter may have it."""
+        return (
+            self.digest == digest
+            and self.project in ("", project)
+            and self.adapter in ("", adapter)
+        )
 
 
 @dataclass(frozen=True, slots=True)

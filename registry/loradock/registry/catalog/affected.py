@@ -132,7 +132,11 @@ def _is_in_window(row: Any) -> bool:  # noqa: ANN401 - a row of _aliases
 def _servers(c: Connection, project: str) -> dict[str, Sequence[str]]:
     found: dict[str, list[str]] = defaultdict(list)
     for beat in live_heartbeats(c):
-        for residency in beat.residencies:
-            if residency.state == "resident" and residency.project in ("", project):
-                found[residency.digest].append(beat.server_id)
+        held = {
+            residency.digest
+            for residency in beat.residencies
+            if residency.state == "resident" and residency.project in ("", project)
+        }
+        for digest in sorted(held):
+            found[digest].append(beat.server_id)
     return dict(found)

@@ -146,8 +146,5 @@ def _servers(c: Connection, project: str, row: AnyRow) -> list[str]:
     return [
         f"server {beat.server_id}"
         for beat in live_heartbeats(c)
-        if any(
-            residency.digest == row.digest and residency.project in ("", project)
-            for residency in beat.residencies
-        )
+        if any(told.is_of(project, row.adapter, row.digest) for told in beat.residencies)
     ]

@@ -126,15 +126,20 @@ class Residencies:
         return place.state
 
     def report(self) -> tuple[ReportedResidency, ...]:
-        """Tell the catalog what is in memory, on its way, or has failed; a content once."""
-        told: dict[tuple[str, str], ReportedResidency] = {}
-        for p in sorted(self._places.values(), key=lambda place: place.is_in_engine):
-            if p.state != ABSENT:
-                project = p.version.project
-                told[project, p.digest] = ReportedResidency(
-                    p.digest, p.state, p.size_bytes, p.num_leases, p.reason, project
-                )
-        return tuple(told.values())
+        """Tell the catalog what is in memory, on its way, or has failed."""
+        return tuple(
+            ReportedResidency(
+                p.digest,
+                p.state,
+                p.size_bytes,
+                p.num_leases,
+                p.reason,
+                p.version.project,
+                p.version.adapter,
+            )
+            for p in self._places.values()
+            if p.state != ABSENT
+        )
 
     @asynccontextmanager
     async def lease(self, version: Version, *, room_wait_s: float = 0.0) -> AsyncIterator[Lease]:
