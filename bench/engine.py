@@ -122,6 +122,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--base", type=Path, help="a folder; by default the demo's base")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument(
+        "--repeat-peers", type=int, help="rounds in which peers run; by default all"
+    )
     parser.add_argument("--axes", help="the axes to run, with commas; by default all")
     parser.add_argument("--without", default="", help="peers to leave out, with commas")
     given = parser.parse_args()
@@ -136,7 +139,8 @@ def main() -> None:
     limits = machine.measure()
     with tempfile.TemporaryDirectory(prefix="loradock-bench-") as adapters:
         folder = Path(adapters)
-        measured = [m for cell in chosen for m in _run_cell(cell, base, folder, given.repeat)]
+        rounds = given.repeat, given.repeat_peers or given.repeat
+        measured = [m for cell in chosen for m in _run_cell(cell, base, folder, rounds)]
     reached = list(_reached(measured, limits))
     _show(measured, limits, reached)
     page.fill("engine", COLUMNS, [list(_row(m, limits)) for m in measured])
@@ -153,12 +157,13 @@ def _peers_there(unwanted: Sequence[str]) -> set[str]:
     return there
 
 
-def _run_cell(cell: Cell, base: Path, adapters: Path, repeat: int) -> list[Measured]:
+def _run_cell(cell: Cell, base: Path, adapters: Path, rounds: tuple[int, int]) -> list[Measured]:
+    """Measure a cell, we in the first number of rounds, peers in the second."""
     write_adapters(base, adapters, cell.workload)
     arms = [Measured(cell, arm) for arm in (OURS, *cell.peers)]
-    for round_ in range(repeat):
-        for measured in arms:
-            console.print(f"[dim]{cell.name}: {measured.arm}, {round_ + 1} of {repeat}[/]")
+    for round_ in range(max(rounds)):
+        for measured in (a for a in arms if round_ < rounds[a.arm != OURS]):
+            console.print(f"[dim]{cell.name}: {measured.arm}, round {round_ + 1}[/]")
             workload = cell.workload
             if measured.arm in FEWER_REQUESTS and workload.num_adapters:
                 workload = replace(workload, num_requests=FEWER_REQUESTS[measured.arm])
