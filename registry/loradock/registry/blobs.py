@@ -66,9 +66,7 @@ class Blobs:
 
     def committed(self, project: str, refs: Sequence[BlobRef]) -> dict[str, int]:
         """Tell how much of missing blobs broken uploads brought, by digest: where to go on."""
-        spool = self._store.spool
-        sizes = {ref.digest: spool.committed(project, ref) for ref in refs}
-        return {digest: size for digest, size in sizes.items() if size}
+        return self._store.spool.committed(project, refs)
 
     def temporary(self, name: str) -> SpoolFile:
         """Make a file for what is on its way, beside the uploads; the caller drops it."""

@@ -66,7 +66,9 @@ class AsyncBlobs:
                 if not response.missing:
                     return True
                 upload.go_on_at(response.committed_bytes.get(upload.file.blob.digest, 0))
-            await self._calls.upload(self._stub.UploadBlob, upload.messages(), timeout_s=timeout_s)
+            await self._calls.upload(
+                self._stub.UploadBlob, upload.messages(), name="UploadBlob", timeout_s=timeout_s
+            )
         except LoradockError as error:
             await pause(upload.after(error))
             return False

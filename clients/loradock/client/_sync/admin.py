@@ -132,6 +132,7 @@ class Admin:
         answer = self._calls.upload(
             self._stub.ImportBundle,
             bundle_messages(header, Path(file), progress),
+            name="ImportBundle",
             timeout_s=deadline_s("ImportBundle"),
         )
         return imported_of(answer)

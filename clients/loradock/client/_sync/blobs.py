@@ -65,7 +65,9 @@ class Blobs:
                 if not response.missing:
                     return True
                 upload.go_on_at(response.committed_bytes.get(upload.file.blob.digest, 0))
-            self._calls.upload(self._stub.UploadBlob, upload.messages(), timeout_s=timeout_s)
+            self._calls.upload(
+                self._stub.UploadBlob, upload.messages(), name="UploadBlob", timeout_s=timeout_s
+            )
         except LoradockError as error:
             pause_in_place(upload.after(error))
             return False

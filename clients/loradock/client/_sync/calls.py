@@ -87,13 +87,14 @@ class Calls:
         method: grpc.StreamUnaryMultiCallable[RequestT, ResponseT],
         requests: Iterator[RequestT],
         *,
+        name: str,
         timeout_s: float,
     ) -> ResponseT:
         """Send a stream, and give the response."""
         self.check_open()
         request_id = new_request_id()
         deadline = _some_time(timeout_s if self._timeout_s is None else self._timeout_s)
-        with CallSpan("UploadBlob", request_id) as span:
+        with CallSpan(name, request_id) as span:
             metadata = self.metadata(request_id) + span.metadata
             try:
                 return method(requests, timeout=deadline, metadata=metadata)
@@ -111,7 +112,8 @@ class Calls:
         self.check_open()
         request_id = new_request_id()
         deadline = _some_time(timeout_s if self._timeout_s is None else self._timeout_s)
-        with CallSpan("DownloadBlob", request_id) as span:
+        name = request.DESCRIPTOR.name.removesuffix("Request")
+        with CallSpan(name, request_id) as span:
             metadata = self.metadata(request_id) + span.metadata
             try:
                 call = method(request, timeout=deadline, metadata=metadata)

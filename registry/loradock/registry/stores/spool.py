@@ -11,7 +11,7 @@ import fcntl
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,11 +34,16 @@ class Spool:
         with disk_errors(_WHAT):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def committed(self, project: str, ref: BlobRef) -> int:
-        """Tell how much a broken upload brought; 0 also while another one is writing."""
+    def committed(self, project: str, refs: Iterable[BlobRef]) -> dict[str, int]:
+        """Tell by digest how much broken uploads brought; nothing of what somebody is writing."""
+        give_up_at = time.monotonic() + _PATIENCE_S  # for all of them together
+        sizes = {ref.digest: self._committed(project, ref, give_up_at) for ref in refs}
+        return {digest: size for digest, size in sizes.items() if size}
+
+    def _committed(self, project: str, ref: BlobRef, give_up_at: float) -> int:
         path = self._path(project, ref)
         with disk_errors(_WHAT):
-            if not path.exists() or (file := _patiently_locked(path)) is None:
+            if not path.exists() or (file := _patiently_locked(path, give_up_at)) is None:
                 return 0
             with file:
                 size = os.fstat(file.fileno()).st_size
@@ -136,8 +141,7 @@ def _is_file(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
-def _patiently_locked(path: Path) -> BinaryIO | None:
-    give_up_at = time.monotonic() + _PATIENCE_S
+def _patiently_locked(path: Path, give_up_at: float) -> BinaryIO | None:
     while (file := _locked(path, create=False)) is None and path.exists():
         if time.monotonic() >= give_up_at:
             return None

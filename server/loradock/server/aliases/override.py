@@ -109,6 +109,13 @@ class Overrides:
             return
         raise CatalogAnswers(alias_name(*key))
 
+    async def start(self) -> None:
+        """Reconcile what an earlier process left; what fails is tried again, beside requests."""
+        try:
+            await self.reconcile()
+        except Exception:
+            log.exception("overrides were not reconciled")
+
     def catalog_answers(self) -> None:
         """Reconcile what is open, beside everything else. Cheap where nothing is."""
         if self._has_open and self._reconciling is None:

@@ -58,7 +58,7 @@ class Inference:
         """Start the engine's steps, and bring what was left open to its end."""
         self.bridge.start()
         await self.follower.start()
-        await self.inside.overrides.reconcile()
+        await self.inside.overrides.start()
         loop = asyncio.get_running_loop()
         self.registry.on_commit(lambda: _nudge(loop, self.follower.nudge))
 
