@@ -38,6 +38,8 @@ from soak_traffic import MAX_TOKENS, TEXTS, VERSIONS, Soak  # isort: skip
 
 OUT = page.ROOT / "docs" / "bench"
 
+MAX_ERRORS = 5  # that are told
+
 console = Console()
 
 
@@ -56,6 +58,8 @@ def main() -> None:
         soak_report.draw(report, OUT / "soak.png")
         page.fill("soak", ("what", "figure"), soak_report.rows(report))
     if report.problems:
+        for error in report.seen.errors[:MAX_ERRORS]:
+            print(json.dumps(error, indent=1), file=sys.stderr)
         raise SystemExit("\n".join(report.problems))
 
 
@@ -73,6 +77,7 @@ def measure(seconds: float, seed: int) -> Report:
             judge.learn(client, TEXTS)
         soak = Soak(server, proxies, seconds, seed)
         asyncio.run(soak.run(console))
+        soak.seen.errors += (line for line in server.lines() if line.get("level") == "ERROR")
     wrong = sum(not judge.is_own(*answer) for answer in soak.seen.answers)
     return Report(machine.describe(), seconds, seed, wrong, soak.seen)
 

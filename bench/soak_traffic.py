@@ -40,6 +40,7 @@ class Seen:
     faults: Counter[str] = field(default_factory=Counter)
     samples: list[Sample] = field(default_factory=list)
     left: list[str] = field(default_factory=list)  # what did not go away at the end
+    errors: list[dict[str, object]] = field(default_factory=list)  # of the server's log
 
 
 class Soak:
