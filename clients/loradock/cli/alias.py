@@ -247,7 +247,7 @@ def approve(
 
     An approval is valid as long as an evaluation is (the policy's --max-age); again is anew. That
     of who publishes the version or moves the alias does not count. A server with one token, or with
-    none, takes all its callers for one: there nobody's approval counts.
+    none, takes all its callers for one; give it a callers file (docs/configuration.md).
     """
     adapter, name = split_alias(alias)
     number = version_number(version)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from loradock.registry.limits import Limits
 from loradock.registry.registry import Registry, open_registry
@@ -18,6 +19,7 @@ from loradock.server.aliases.follow_wait import FollowWait
 from loradock.server.aliases.rollout_controller import RolloutController
 from loradock.server.answering.inference import Inference, start_inference
 from loradock.server.blobs import BlobTransfers
+from loradock.server.callers import read_callers
 from loradock.server.config import Config
 from loradock.server.doctor import Doctor, tell_store
 from loradock.server.gate import Gate
@@ -26,7 +28,7 @@ from loradock.server.services.admin_service import AdminService
 from loradock.server.services.alias_service import AliasService
 from loradock.server.services.evaluation_service import EvaluationService
 from loradock.server.services.interceptors import CallInterceptor
-from loradock.server.services.principal import Authenticator
+from loradock.server.services.principal import Authenticator, Caller
 from loradock.server.services.registry_service import RegistryService
 from loradock.server.services.rollout_service import RolloutService
 from loradock.server.services.server_service import ServerService, limits_of
@@ -104,10 +106,10 @@ async def start_server(
 ) -> Server:
     """Start everything; what can't be served as configured raises StartRefused.
 
-    Who calls is said by the configured token, unless an authenticator is given.
+    Who calls is said by the configured token and callers, unless an authenticator is given.
     """
     config.refuse_open_door()
-    authenticator = authenticator or Authenticator(config.read_token(), config.project)
+    authenticator = authenticator or _authenticator(config)
     await refuse_taken_port(config.host, config.port)
     async with AsyncExitStack() as undo:
         say("opening the registry …")
@@ -180,6 +182,13 @@ async def _listen(
     else:
         await traffic.begin()
     return server
+
+
+def _authenticator(config: Config) -> Authenticator:
+    callers: tuple[Caller, ...] = ()
+    if config.callers_file != Path():
+        callers = read_callers(config.callers_file, config.project)
+    return Authenticator(config.read_token(), config.project, callers)
 
 
 async def _begin(traffic: Traffic, inference: Inference) -> None:

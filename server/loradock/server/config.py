@@ -63,6 +63,7 @@ class Config:
     project: str = setting("default", "The project of callers without further identity.")
     token: str = setting("", "The token that callers must send.", is_secret=True)
     token_file: Path = setting(Path(), "A file that holds the token.")
+    callers_file: Path = setting(Path(), "A file of callers: who they are, and what they may do.")
     insecure: bool = setting(False, "Listen in plain text, open to all, beyond this host.")
     follow_interval_s: float = setting(0.5, "How often the catalog is asked for changes.")
     heartbeat_interval_s: float = setting(5.0, "How often this server tells the catalog of itself.")
@@ -174,10 +175,13 @@ class Config:
 
     def refuse_open_door(self) -> None:
         """Refuse to listen beyond this host to anybody who comes."""
-        if not is_loopback(self.host) and not self.insecure and self.read_token() is None:
+        if is_loopback(self.host) or self.insecure or self.callers_file != Path():
+            return
+        if self.read_token() is None:
             raise StartRefused(
                 f"{self.host} can be reached from other hosts: give a token that callers must know "
-                "(--token-file, or LORADOCK_TOKEN), or --insecure to let everybody in"
+                "(--token-file, or LORADOCK_TOKEN), or --callers-file, or --insecure to let "
+                "everybody in"
             )
 
 
