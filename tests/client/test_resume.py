@@ -17,7 +17,7 @@ from loradock.client._folder import read_folder
 
 MIB = 1 << 20
 WIDTH, RANK = 2048, 64  # a MiB a module
-IN_FLIGHT_BYTES = 10 * MIB  # what a cut may lose: gRPC's windows, and the chunk it cuts
+IN_FLIGHT_BYTES = 12 * MIB  # what a cut may lose: gRPC's windows, and the chunk it cuts
 SMALL, LARGE = 32, pytest.param(1024, marks=pytest.mark.prove)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -22,6 +23,7 @@ class Gate:
         self._draining = False
         self._closed = False
         self._left = asyncio.Event()
+        self._knocked_at = 0.0
 
     @property
     def is_draining(self) -> bool:
@@ -31,6 +33,7 @@ class Gate:
     @contextmanager
     def passage(self, *, is_steering: bool = False) -> Iterator[None]:
         """Be inside; refused while draining."""
+        self._knocked_at = time.monotonic()
         if self._closed or (self._draining and not is_steering):
             raise Draining
         self._count(1, is_steering)
@@ -48,6 +51,14 @@ class Gate:
         """Do so for good; who steers has to leave too."""
         self._closed = True
         return await self._until(lambda: not self.num_inside + self._num_steering, grace_s)
+
+    async def silence(self, seconds: float, most_s: float) -> None:
+        """Wait until nobody has knocked for so long: until callers have found another server."""
+        give_up_at = time.monotonic() + most_s
+        while (left := self._knocked_at + seconds - time.monotonic()) > 0:
+            if time.monotonic() >= give_up_at:
+                return
+            await asyncio.sleep(left)
 
     def reopen(self) -> None:
         """Let everybody in again. Refused once the door is closed."""

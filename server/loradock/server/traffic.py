@@ -10,6 +10,8 @@ from loradock.server.listen import Listener
 
 log = logging.getLogger(__name__)
 
+SILENCE_S, MAX_SILENCE_S = 0.1, 1.0
+
 
 class Traffic:
     """Keeps what health says and whom the gate lets in together. Of the event loop's thread."""
@@ -49,6 +51,9 @@ class Traffic:
         log.info("draining", extra={"facts": {"num_inside": self._gate.num_inside}})
         await self._listener.say_not_serving()
         finished = await self._gate.close(grace_s)
+        # gRPC ends a call that comes in the moment in which it stops without a word that would
+        # let its caller try elsewhere: stop once those who still came have gone.
+        await self._gate.silence(SILENCE_S, min(grace_s, MAX_SILENCE_S))
         if not finished:
             log.warning("the grace is over", extra={"facts": {"cut_off": self._gate.num_inside}})
         return finished
