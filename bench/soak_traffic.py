@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from running import ADAPTER, Running
 from soak_report import Sample, read_sample
 
-from loradock.client import AsyncClient, Generation, LoradockError, ServerStatus
+from loradock.client import AsyncClient, Generation, LoradockError, ResidencyState, ServerStatus
 
 CALLERS = 8
 VERSIONS = 12
@@ -197,11 +197,22 @@ class Soak:
         while left and time.monotonic() < give_up_at:
             await asyncio.sleep(0.2)
             try:
-                left = what_is_left(await client.server.status())
+                status = await client.server.status()
+                left = what_is_left(status)
+                for failed in _failed(status):  # nobody asks for it, so nobody tries it again
+                    await client.server.load(failed)
             except LoradockError as error:
                 left = [str(error)]
         self.seen.left = left
         self.seen.samples.append(read_sample(self._server.pid, time.monotonic() - self._begun))
+
+
+def _failed(status: ServerStatus) -> list[str]:
+    return [
+        f"{residency.adapter}@{residency.version_number}"
+        for residency in status.server.residencies
+        if residency.state is ResidencyState.FAILED
+    ]
 
 
 def what_is_left(status: ServerStatus) -> list[str]:
