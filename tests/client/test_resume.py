@@ -104,8 +104,8 @@ def test_r5_an_upload_goes_on_through_cuts_and_a_killed_server(
     assert pulled.digest == published.version.digest
     record_property("file_mib", size // MIB)
     record_property("sent_mib", proxy.num_bytes_asked // MIB)
-    frames = size // 500  # what HTTP/2 puts around them
-    assert size < proxy.num_bytes_asked < size + frames + 2 * IN_FLIGHT_BYTES
+    buffers = size // 50  # the more, the faster it goes; and what HTTP/2 puts around it
+    assert size < proxy.num_bytes_asked < size + buffers + 2 * IN_FLIGHT_BYTES
 
 
 @pytest.mark.contract("R5")
