@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from fault_proxy import FaultProxy
-from served import Running, reason_of, refusal_of, running, until
+from served import Running, alias_name, reason_of, refusal_of, running, until
 
 from loradock.registry.registry import open_registry
+from loradock.v1 import server_service_pb2
 
 FAULT_S = 0.8  # long enough for the server to look at the catalog, and to beat
 FAR_TOO_LONG_S = 2.0  # for an answer of 12 tokens of a tiny base
@@ -154,3 +155,24 @@ async def test_s14_a_server_ends_in_bounded_time_though_the_catalog_hangs(served
     await served.server.server.stop()
     assert time.monotonic() - started < 20
     await hanging
+
+
+@pytest.mark.contract("S6")
+async def test_s6_an_override_waits_for_no_catalog_that_hangs(served):
+    """Not even once every thread that speaks with the catalog hangs in a call."""
+    await served.server.set_alias("triage", 2, etag="1", wait_s=10)
+    assert (await served.server.ask("triage")).answerer.version_number == 2
+    served.database.hang()
+    hanging = [asyncio.create_task(served.server.roll_back("triage")) for _ in range(40)]
+    await asyncio.sleep(0.2)
+    started = time.monotonic()
+    request = server_service_pb2.OverrideAliasRequest(
+        name=alias_name("triage"), reason="it leaks", previous=True
+    )
+    answer = await served.server.servers.OverrideAlias(request, timeout=20)
+    assert time.monotonic() - started < 5, "its probe gives up after two seconds"
+    assert answer.live_alias.overridden
+    assert (await served.server.ask("triage")).answerer.version_number == 1
+    for call in hanging:
+        call.cancel()
+    await asyncio.gather(*hanging, return_exceptions=True)

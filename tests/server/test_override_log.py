@@ -83,7 +83,7 @@ async def test_s6_an_override_of_a_protected_alias_is_not_undone_when_it_is_reco
     to = registry.versions.get("acme", "triage", 1).digest
     log.append(dataclasses.replace(FIRST, to_digest=to))
     live = Live(registry.reader, threads)
-    await Overrides(registry, live, unused, unused, threads, log).reconcile()
+    await Overrides(registry, live, unused, unused, threads, threads, log).reconcile()
     await threads.close()
     assert registry.aliases.get(*key).version_number == 1
     assert log.open_ones() == []

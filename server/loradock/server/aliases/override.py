@@ -33,6 +33,8 @@ from loradock.server.threads import Threads
 log = logging.getLogger(__name__)
 
 MAX_REASON_CHARS = 4096
+ANSWER_S = 2.0  # a catalog that takes longer, or whose threads all hang, does not answer
+SETTLE_S = 5.0  # what did not come to its end by then stays open
 
 
 class Overrides:
@@ -45,13 +47,16 @@ class Overrides:
         residencies: Residencies,
         follower: Follower,
         threads: Threads,
+        own_threads: Threads,
         decisions: OverrideLog,
     ) -> None:
+        """Ask the catalog on `threads`; write on the others, which no catalog can hold up."""
         self._registry = registry
         self._live = live
         self._residencies = residencies
         self._follower = follower
         self._threads = threads
+        self._own_threads = own_threads
         self._log = decisions
         self._turn = asyncio.Lock()  # of what writes decisions
         self._has_open = True  # as far as is known: an earlier process may have left some
@@ -95,7 +100,7 @@ class Overrides:
             reason=reason,
         )
         self._has_open = True
-        await self._threads.run(self._log.append, decision)
+        await self._own_threads.run(self._log.append, decision)
         why = f"overridden by {subject}: {reason}"
         live = replace(current, version=version, is_overridden=True, reason=why, split=None)
         self._live.put(key, live)
@@ -104,8 +109,9 @@ class Overrides:
 
     async def _refuse_if_catalog_answers(self, key: AliasKey) -> None:
         try:
-            await self._threads.run(self._registry.reader.latest_sequence)
-        except CatalogUnavailable:
+            async with asyncio.timeout(ANSWER_S):
+                await self._threads.run(self._registry.reader.latest_sequence)
+        except (CatalogUnavailable, TimeoutError):
             return
         raise CatalogAnswers(alias_name(*key))
 
@@ -130,15 +136,16 @@ class Overrides:
     async def reconcile(self) -> None:
         """Bring every open decision to its end; what the catalog can't take now stays open."""
         async with self._turn:
-            open_ones = await self._threads.run(self._log.open_ones)
+            open_ones = await self._own_threads.run(self._log.open_ones)
             last = {decision.key: decision for decision in open_ones}
             for decision in open_ones:
                 is_last = decision is last[decision.key]
                 try:
-                    outcome = await self._threads.run(self._settle, decision, is_last)
-                except CatalogUnavailable:
+                    async with asyncio.timeout(SETTLE_S):
+                        outcome = await self._threads.run(self._settle, decision, is_last)
+                except (CatalogUnavailable, TimeoutError):
                     return
-                await self._threads.run(self._log.close, decision, outcome)
+                await self._own_threads.run(self._log.close, decision, outcome)
                 log.warning("override reconciled: %s", outcome)
                 if is_last:
                     self._clear(decision.key)

@@ -143,7 +143,10 @@ async def start_inference(
         interval_s=config.heartbeat_interval_s,
     )
     decisions = OverrideLog(config.folder / "overrides.jsonl")
-    overrides = Overrides(registry, live, residencies, follower, threads, decisions)
+    override_threads = Threads("override", 1)
+    overrides = Overrides(
+        registry, live, residencies, follower, threads, override_threads, decisions
+    )
     follower.on_applied = pulse.nudge
     follower.on_catalog_answers = overrides.catalog_answers
     answering = Answering(
@@ -177,7 +180,7 @@ async def start_inference(
         Health(live, residencies, pins, follower.catalog, store.outage, upkeep),
         answering.check_base,
     )
-    own_threads = (load_threads, text_threads, fetch_threads)
+    own_threads = (load_threads, text_threads, fetch_threads, override_threads)
     return Inference(
         identity, engine, bridge, follower, inside, service, shadows, own_threads, registry
     )
