@@ -15,7 +15,7 @@ from tiny_adapters import adapter_bytes, config, tensors
 from tiny_admission import GOOD, GOOD_CONFIG, admit
 from tiny_registry import SHAPES, TARGETS, digest, tiny_base
 
-from loradock.registry.admission import Admission, check_file_names
+from loradock.registry.admission import Admission
 from loradock.registry.errors import BaseMismatch, NotAdmitted
 from loradock.registry.limits import Limits
 from loradock.registry.resources import BlobRef, Decoding, Delta, Lineage, Profile
@@ -70,20 +70,6 @@ def test_a1_a_pickle_is_refused_by_content(protocol):
 def test_a1_a_pickle_of_an_old_protocol_is_no_safetensors_either():
     for protocol in (0, 1):
         assert refusals(pickle.dumps([Boom()] * 9, protocol), GOOD_CONFIG)
-
-
-@pytest.mark.contract("A1")
-@pytest.mark.contract("A4")
-def test_a1_a4_a_pickle_or_a_path_is_refused_by_name():
-    pickles = ["adapter_model.bin", "a.pt", "A.PTH", "m.ckpt", "x.pkl"]
-    paths = ["../adapter_config.json", "/etc/passwd", "a/b", "a\0b", "", "..", "c:x"]
-    with pytest.raises(NotAdmitted) as caught:
-        check_file_names([*pickles, "adapter_model.safetensors", *paths])
-    assert [(problem.subject, problem.code) for problem in caught.value.problems] == [
-        *((name, "PICKLE_REFUSED") for name in pickles),
-        *((name, "NAME_REFUSED") for name in paths),
-    ]
-    check_file_names(["adapter_model.safetensors", "adapter_config.json"])
 
 
 @pytest.mark.contract("A1")

@@ -6,8 +6,7 @@ the tensors behind it. Memory is bounded by the limits, whatever the input.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from loradock.registry.errors import NotAdmitted, Problem
@@ -23,9 +22,6 @@ from loradock.registry.safetensors_header import (
 )
 from loradock.registry.tensor_values import scan
 
-# Names under which pickles go about.
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".joblib")
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}")
 # Streams a blob's bytes, from its beginning.
 Read = Callable[[str], Iterator[bytes]]
 
@@ -70,19 +66,6 @@ class Admission:
         except MalformedHeader as error:
             problems.append(error.problem)
             return None
-
-
-def check_file_names(names: Iterable[str]) -> None:
-    """Refuse, where files come with names, what is a pickle or a path by its name."""
-    problems = [
-        Problem(f"{name:.200}", "PICKLE_REFUSED", "is a pickle by its name; use safetensors")
-        if name.lower().endswith(_PICKLES)
-        else Problem(f"{name:.200}", "NAME_REFUSED", "is not a plain file name")
-        for name in names
-        if name.lower().endswith(_PICKLES) or not _PLAIN_NAME.fullmatch(name)
-    ]
-    if problems:
-        raise NotAdmitted(problems)
 
 
 def _at_least(chunks: Iterator[bytes], start: bytes, num_bytes: int) -> bytes:

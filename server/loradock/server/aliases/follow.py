@@ -221,7 +221,7 @@ class Follower:
         if version.digest == current.version.digest:
             return
         if not self._live.is_live(current.version):
-            self._residencies.hold(current.version, self._rollback_window_s)
+            self._residencies.keep(current.version, self._rollback_window_s)
         facts = {
             "alias": "/".join(key),
             "generation": alias.generation,
@@ -282,7 +282,7 @@ class Follower:
         with suppress(RegistryError, ServerError):
             version = await self._live.version(key[0], key[1], digest)
             async with self._residencies.lease(version, room_wait_s=ROOM_WAIT_S):
-                self._residencies.hold(version, left_s)
+                self._residencies.keep(version, left_s)
 
 
 def _carried(current: LiveAlias, alias: Alias) -> LiveSplit | None:

@@ -53,7 +53,7 @@ class Place:
     num_leases: int = 0
     num_hits: int = 0  # leases so far
     last_used_at: datetime | None = None
-    held_until: float = 0.0  # by a rollback window
+    kept_until: float = 0.0  # by a rollback window
     load_s: float = 0.0  # what the latest load took
     last_error: str = ""
     num_failures: int = 0  # in a row
@@ -78,9 +78,9 @@ class Place:
         return self.state in (RESIDENT, DRAINING)
 
     @property
-    def is_held(self) -> bool:
+    def is_kept(self) -> bool:
         """Whether an alias may roll back to it."""
-        return self.held_until > time.monotonic()
+        return self.kept_until > time.monotonic()
 
     @property
     def reason(self) -> str:

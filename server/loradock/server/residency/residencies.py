@@ -182,17 +182,17 @@ class Residencies:
         if place.state == FAILED:
             place.state = ABSENT
 
-    def hold(self, version: Version, seconds: float) -> None:
+    def keep(self, version: Version, seconds: float) -> None:
         """Keep a version from eviction for so long: an alias may roll back to it."""
         place = self._places.get(key_of(version))
         if place is not None:
-            place.held_until = max(place.held_until, time.monotonic() + seconds)
+            place.kept_until = max(place.kept_until, time.monotonic() + seconds)
 
     def let_go(self, version: Version) -> None:
         """Release a version as soon as its last lease ends."""
         place = self._places.get(key_of(version))
         if place is not None and place.is_in_engine:
-            place.held_until = 0.0
+            place.kept_until = 0.0
             place.state = DRAINING
             self._settle(place)
 
@@ -200,8 +200,8 @@ class Residencies:
         """Let go what was held for a rollback window that has closed; see who has room now."""
         now = time.monotonic()
         for place in list(self._places.values()):
-            if 0.0 < place.held_until <= now:
-                place.held_until = 0.0
+            if 0.0 < place.kept_until <= now:
+                place.kept_until = 0.0
                 if not self._is_live(place.version) and not self.is_pinned(place.version):
                     self.let_go(place.version)
         self.room.serve()
@@ -302,7 +302,7 @@ class Residencies:
         idle = [
             place
             for place in self._places.values()
-            if place.is_in_engine and not place.num_leases and not place.is_held
+            if place.is_in_engine and not place.num_leases and not place.is_kept
         ]
         free_to_go = [place for place in idle if not self.is_pinned(place.version)]
         return sorted(free_to_go, key=lambda p: (self._is_live(p.version), p.worth.credit))
