@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loradock.engine.blocks import BlockPool, chain_of, next_link, root_of
+from loradock.engine.blocks import BlockPool, next_link, root_of
+from loradock.engine.protocol import Generate, Sampling
+from loradock.engine.rows import GenerateRow
 
 NAMES = [f"name {number}".encode() for number in range(8)]
 ADAPTERS = st.sampled_from([None, "", "None", "base", "sha256:1", "sha256:2"])
@@ -18,11 +20,16 @@ def test_s5_namespaces_are_told_apart(adapter, salt, other_adapter, other_salt):
     assert (root_of(adapter, salt) == root_of(other_adapter, other_salt)) == is_same
 
 
+def chain_of(tokens, adapter=None, salt=""):
+    """Name every whole block of two tokens, as a row of theirs does."""
+    row = GenerateRow(Generate("row", tuple(tokens), Sampling(1), adapter, salt), 0)
+    return [row.link(block, 2) for block in range(len(tokens) // 2)]
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 3), max_size=9), st.lists(st.integers(0, 3), max_size=9))
 def test_s5_chains_are_equal_as_far_as_whole_blocks_are(tokens, others):
-    root = root_of(None, "")
-    one, other = chain_of(root, tokens, 2), chain_of(root, others, 2)
+    one, other = chain_of(tokens), chain_of(others)
     assert (len(one), len(other)) == (len(tokens) // 2, len(others) // 2)
     for at, (link, other_link) in enumerate(zip(one, other, strict=False)):
         end = 2 * at + 2
@@ -30,9 +37,9 @@ def test_s5_chains_are_equal_as_far_as_whole_blocks_are(tokens, others):
 
 
 def test_a_chain_is_its_links():
-    root = root_of("sha256:1", "tenant")
-    first = next_link(root, [1, 2])
-    assert chain_of(root, [1, 2, 3, 2**40, 5], 2) == [first, next_link(first, [3, 2**40])]
+    first = next_link(root_of("sha256:1", "tenant"), [1, 2])
+    chain = chain_of([1, 2, 3, 2**40, 5], "sha256:1", "tenant")
+    assert chain == [first, next_link(first, [3, 2**40])]
 
 
 def test_what_is_named_and_given_back_is_found_until_it_is_needed():

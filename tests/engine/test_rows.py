@@ -2,7 +2,7 @@
 
 import pytest
 
-from loradock.engine.blocks import chain_of, root_of
+from loradock.engine.blocks import next_link, root_of
 from loradock.engine.protocol import Generate, Sampling, Score
 from loradock.engine.rows import Chunk, GenerateRow, Row, ScoreRow
 
@@ -71,7 +71,9 @@ def test_a_row_without_inner_nodes_computes_its_prompt_alone():
 def test_links_are_those_of_the_tokens_and_of_the_namespace(adapter):
     row = generating(adapter=adapter, salt="tenant")
     row.tokens += range(7)
-    wanted = chain_of(root_of(adapter, "tenant"), row.tokens, 2)
+    wanted = [next_link(root_of(adapter, "tenant"), row.tokens[:2])]
+    for start in range(2, len(row.tokens) - 1, 2):
+        wanted.append(next_link(wanted[-1], row.tokens[start : start + 2]))
     assert [row.link(block, 2) for block in (4, 0, 2)] == [wanted[4], wanted[0], wanted[2]]
 
 

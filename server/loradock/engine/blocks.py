@@ -26,15 +26,6 @@ def next_link(parent: ChainHash, tokens: Sequence[int]) -> ChainHash:
     return hashlib.sha256(parent + struct.pack(f"<{len(tokens)}Q", *tokens)).digest()
 
 
-def chain_of(root: ChainHash, tokens: Sequence[int], block_tokens: int) -> list[ChainHash]:
-    """Name every whole block of a sequence."""
-    links, parent = [], root
-    for end in range(block_tokens, len(tokens) + 1, block_tokens):
-        parent = next_link(parent, tokens[end - block_tokens : end])
-        links.append(parent)
-    return links
-
-
 class BlockPool:
     """Hands out blocks, shares finished ones by name, and takes the oldest unused ones back.
 
