@@ -1,7 +1,7 @@
 """OpenVINO GenAI's continuous batching. One set of adapters a batch: the caller splits by adapter.
 
-Asked for different adapters in one batch it answers all rows with the first one's and raises
-nothing, so whoever calls it must bring requests of one adapter together, as this arm does.
+A batch has one set of adapters, so whoever calls it must bring requests of one adapter together, as
+this arm does.
 """
 
 from __future__ import annotations
