@@ -16,9 +16,12 @@ from typing import Any
 from tiny_registry import TinyRegistry
 
 from loradock.registry import steps
+from loradock.registry.arm_counts import ArmCounts, ArmTally
 from loradock.registry.guards import Guards
 from loradock.registry.registry import open_registry
+from loradock.registry.resources import Heartbeat
 from loradock.registry.rollout import Plan, Stage
+from loradock.registry.split import Arm
 
 
 def publish(tiny: TinyRegistry) -> None:
@@ -42,12 +45,35 @@ def start_rollout(tiny: TinyRegistry, generation: int = 1) -> None:
         *(tiny.project, "triage", "production"),
         version_number=2,
         expected_generation=generation,
-        plan=Plan((Stage(100, 0.0), Stage(10_000, 0.0)), Guards(min_calls=0)),
+        plan=Plan((Stage(100, 0.0), Stage(10_000, 0.0)), Guards(min_calls=1)),
         by="ann",
     )
 
 
+def count_calls(tiny: TinyRegistry, adapter: str = "triage") -> None:
+    """Let a server tell of one good call of each arm, at the stage that is reached."""
+    rollout = tiny.registry.rollouts.get(tiny.project, adapter, "production").rollout
+    counts = ArmCounts()
+    counts.add_call(0.1, failed=False)
+    beat = Heartbeat(
+        server_id="a",
+        address="here",
+        base_name="tiny",
+        base_digests=tiny.base.digests,
+        sequence=tiny.registry.reader.latest_sequence(),
+        residencies=(),
+        divergences=(),
+        started_at=rollout.started_at,
+        tallies=tuple(
+            ArmTally(rollout.id, rollout.generation, arm, counts)
+            for arm in (Arm.INCUMBENT, Arm.CANDIDATE)
+        ),
+    )
+    tiny.registry.fleet.beat(beat)
+
+
 def step_rollout(tiny: TinyRegistry) -> None:
+    count_calls(tiny)
     duty = tiny.registry.rollouts.duty("the one that dies", lasts_s=0.5)
     assert duty.take()
     for rollout_id in tiny.registry.rollouts.going_on():

@@ -352,11 +352,12 @@ def test_rollout_from_its_start_to_its_end(loradock, as_json, task):
         assert part in shown
     loradock("rollout", "status", alias, "--watch", code=2)
     loradock("rollout", "pause", alias, "--dry-run")
-    assert as_json(sdk.Rollout, "rollout", "pause", alias)["state"] == "paused"
+    assert as_json(sdk.Rollout, "rollout", "pause", alias, "--reason", "r")["state"] == "paused"
+    assert "paused, by anonymous: r" in loradock("rollout", "status", alias).out
     assert as_json(sdk.Rollout, "rollout", "resume", alias)["state"] == "running"
     assert as_json(sdk.Rollout, "rollout", "promote", alias, "--dry-run")["state"] == "running"
     ended = as_json(sdk.Rollout, "rollout", "abort", alias, "--reason", "wrong labels")
-    assert (ended["state"], ended["reason"]) == ("aborted", "wrong labels")
+    assert (ended["state"], ended["state_reason"]) == ("aborted", "wrong labels")
     loradock("rollout", "start", alias, "2", *stages)
     assert as_json(sdk.Rollout, "rollout", "promote", alias)["state"] == "promoted"
     assert as_json(sdk.Alias, "alias", "show", alias)["version_number"] == 2

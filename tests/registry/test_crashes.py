@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from crashing import start_rollout, step_rollout
+from crashing import count_calls, start_rollout, step_rollout
 from services import make_bucket
 from tiny_registry import TinyRegistry, digest
 
@@ -206,6 +206,7 @@ def test_rollout_killed_at_any_step_has_done_it_or_not_and_another_process_goes_
         assert time.monotonic() < give_up_at, "the claim of the killed process never lapsed"
         time.sleep(0.05)
     while going_on := rollouts.going_on():
+        count_calls(tiny)
         rollouts.step(going_on[0], other)
     done = tiny.registry.aliases.get("acme", "triage", "production")
     assert (done.version_number, done.split) == (2, None)

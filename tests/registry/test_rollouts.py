@@ -4,12 +4,16 @@ import dataclasses
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import select
 from tiny_evaluations import record
 
 from loradock.registry.arm_counts import ArmCounts, ArmTally
-from loradock.registry.catalog import rollout_steps
+from loradock.registry.catalog import rollout_rows, rollout_steps
+from loradock.registry.catalog.arms import KEPT
+from loradock.registry.catalog.tables import arm_counts
 from loradock.registry.catalog.types import now
 from loradock.registry.errors import (
+    AliasProtected,
     EvalGateFailed,
     InvalidArgument,
     NotFound,
@@ -21,12 +25,12 @@ from loradock.registry.errors import (
 from loradock.registry.guards import Guards
 from loradock.registry.policy import Demands, MetricDemand, SuiteDemand
 from loradock.registry.resources import Direction, Heartbeat, MoveKind
-from loradock.registry.rollout import Plan, RolloutState, Stage, Step
+from loradock.registry.rollout import PATIENCE, Plan, RolloutState, Stage, Step
 from loradock.registry.split import Arm
 
 KEY = ("acme", "triage", "production")
 PLAN = Plan((Stage(100, 0.0), Stage(5000, 0.0), Stage(10_000, 0.0)), Guards(min_calls=10))
-PATIENT = Plan((Stage(100, 3600.0), Stage(10_000, 3600.0)), Guards(min_calls=10))
+QUICK = Plan((Stage(5000, 0.0),), Guards(min_calls=10))
 
 
 @pytest.fixture
@@ -75,6 +79,11 @@ def counted(calls, errors=0, seconds=0.1):
 def beat(tiny, *, server="a", sequence=None, divergences=(), **arms):
     """Let a server tell what it counted at the stage that is reached."""
     rollout = tiny.registry.rollouts.get(*KEY).rollout
+    tell(tiny, rollout, server=server, sequence=sequence, divergences=divergences, **arms)
+
+
+def tell(tiny, rollout, *, server="a", sequence=None, divergences=(), **arms):
+    """Let a server tell what it counted at a stage."""
     if sequence is None:
         sequence = tiny.registry.reader.latest_sequence()
     tiny.registry.fleet.beat(
@@ -148,8 +157,7 @@ def test_rollback_of_a_split_goes_to_the_incumbent_and_from_there_on_beneath_it(
     back = two.roll_back(3)
     assert (back.version_number, back.split, back.previous_number) == (2, None, 1)
     ended = two.registry.rollouts.get(*KEY).rollout
-    assert ended.state is RolloutState.ABORTED
-    assert "bob" in ended.reason
+    assert (ended.state, ended.state_by) == (RolloutState.ABORTED, "bob")
     assert two.roll_back(4).version_number == 1
 
 
@@ -183,7 +191,7 @@ def test_yank_of_the_candidate_aborts_and_says_so(on_both):
     assert (alias(on_both).version_number, alias(on_both).split) == (1, None)
     ended = on_both.registry.rollouts.get(*KEY).rollout
     assert ended.state is RolloutState.ABORTED
-    assert "yanked: leaks" in ended.reason
+    assert "yanked: leaks" in ended.state_reason
     assert "leaks" in on_both.registry.aliases.history(*KEY).items[0].reason
 
 
@@ -219,7 +227,7 @@ def test_latency_aborts(two):
     start(two)
     beat(two, incumbent=counted(500), candidate=counted(50, seconds=0.3))
     assert step(two) is Step.ABORT
-    assert "latency_p50" in two.registry.rollouts.get(*KEY).rollout.reason
+    assert "latency_p50" in two.registry.rollouts.get(*KEY).rollout.state_reason
 
 
 def test_at_the_last_stage_the_incumbent_of_the_stage_before_is_what_counts(two):
@@ -247,6 +255,61 @@ def test_too_few_calls_and_servers_that_lag_hold_a_stage(two):
     assert step(two) is Step.ADVANCE
 
 
+def set_back(tiny, by):
+    """Let the stage have begun earlier."""
+    rollout = tiny.registry.rollouts.get(*KEY).rollout
+
+    def work(c):
+        row = rollout_rows.by_id(c, rollout.id)
+        rollout_rows.change_rollout(c, row, stage_at=row.stage_at - by)
+
+    tiny.registry.rollouts._database.write(work)
+
+
+def test_a_stage_without_its_calls_waits_and_a_day_later_it_stops_and_says_why(on_both):
+    start(on_both)
+    beat(on_both, incumbent=counted(50), candidate=counted(9))
+    set_back(on_both, PATIENCE - timedelta(minutes=1))
+    assert step(on_both) is Step.WAIT
+    set_back(on_both, timedelta(minutes=1))
+    assert step(on_both) is Step.STOP
+    stopped = on_both.registry.rollouts.get(*KEY).rollout
+    assert stopped.state is RolloutState.PAUSED
+    assert "errors: 9 of 10 calls" in stopped.state_reason
+    assert alias(on_both).split.weight == 100
+    assert [event.action for event in deeds(on_both)] == ["rollout.stop", "rollout.start"]
+    on_both.registry.rollouts.resume(*KEY, by="ann")
+    assert step(on_both) is Step.WAIT
+    beat(on_both, incumbent=counted(50), candidate=counted(10))
+    assert step(on_both) is Step.ADVANCE
+
+
+def test_no_stage_ends_while_a_guard_has_nothing_to_compare_with(two):
+    """Not for want of the incumbent's calls, nor of answers whose latency could be told."""
+    start(two, plan=Plan((Stage(0, 0.0), Stage(9999, 0.0), Stage(10_000, 0.0)), PLAN.guards))
+    beat(two, incumbent=counted(9))
+    assert step(two) is Step.WAIT
+    assert "9 of 10 calls" in two.registry.rollouts.get(*KEY).decision.why
+    beat(two, incumbent=counted(20, errors=15))
+    assert step(two) is Step.ADVANCE
+    beat(two, candidate=counted(50, errors=25))
+    assert step(two) is Step.WAIT
+    assert "latency_p50: 5 of 10 calls" in two.registry.rollouts.get(*KEY).decision.why
+    beat(two, incumbent=counted(50, errors=25), candidate=counted(50, errors=25))
+    assert step(two) is Step.ADVANCE
+
+
+def test_a_rollout_that_an_earlier_release_began_unguarded_waits_for_calls_too(two):
+    start(two)
+    rollout_id = two.registry.rollouts.going_on()[0]
+    plan = {"stages": [[10_000, 0.0]], "shadow": 0, "max_error_increase": 0.01}
+    plan |= {"max_latency_ratio": 1.5, "min_calls": 0, "confidence": 0.999}
+    two.registry.rollouts._database.write(
+        lambda c: rollout_rows.change_rollout(c, rollout_rows.by_id(c, rollout_id), plan=plan)
+    )
+    assert step(two) is Step.WAIT
+
+
 def test_pause_holds_but_guards_go_on_and_resume_holds_the_stage_anew(two):
     rollouts = two.registry.rollouts
     start(two)
@@ -259,6 +322,23 @@ def test_pause_holds_but_guards_go_on_and_resume_holds_the_stage_anew(two):
     rollouts.pause(*KEY, by="bob")
     beat(two, incumbent=counted(50), candidate=counted(50, errors=50))
     assert step(two) is Step.ABORT
+
+
+def test_a_pause_and_what_ended_it_leave_the_reason_that_a_rollout_was_begun_for(on_both):
+    rollouts = on_both.registry.rollouts
+    start(on_both, reason="beats 1")
+    told = [
+        rollouts.pause(*KEY, by="bob", reason="lunch").rollout,
+        rollouts.resume(*KEY, by="eve").rollout,
+        rollouts.abort(*KEY, by="bob", reason="wrong labels").rollout,
+    ]
+    assert {(each.reason, each.started_by) for each in told} == {("beats 1", "ann")}
+    why = [(each.state.value, each.state_by, each.state_reason) for each in told]
+    assert why == [
+        ("paused", "bob", "lunch"),
+        ("running", "eve", ""),
+        ("aborted", "bob", "wrong labels"),
+    ]
 
 
 def test_steering_twice_is_as_good_as_once_and_an_ended_rollout_says_what_became_of_it(two):
@@ -297,8 +377,11 @@ def test_start_refuses_what_makes_no_sense(two):
         Plan((Stage(5, 0.0), Stage(5, 0.0))),
         Plan((Stage(10_001, 0.0),)),
         Plan((Stage(1, -1.0),)),
+        Plan((Stage(0, 0.0),)),
+        Plan((Stage(10_000, 0.0),)),
         Plan(shadow=-1),
         Plan(guards=Guards(confidence=1.0)),
+        Plan(guards=Guards(min_calls=0)),
     ):
         with pytest.raises(InvalidArgument):
             start(two, plan=plan)
@@ -338,12 +421,13 @@ def test_gate_is_asked_at_the_start_and_can_be_overridden_for_a_reason(two):
 def test_gate_that_fails_at_the_end_stops_the_rollout_there_and_says_why(two):
     record(two, 2, 0.95)
     demand(two)
-    start(two, plan=Plan((Stage(10_000, 0.0),), Guards(min_calls=0)))
+    start(two, plan=QUICK)
     record(two, 2, 0.5)
-    assert step(two) is Step.PROMOTE
+    beat(two, incumbent=counted(50), candidate=counted(50))
+    assert step(two) is Step.STOP
     stopped = two.registry.rollouts.get(*KEY).rollout
     assert stopped.state is RolloutState.PAUSED
-    assert "not at least 0.9" in stopped.reason
+    assert "not at least 0.9" in stopped.state_reason
     assert alias(two).version_number == 1
     with pytest.raises(EvalGateFailed):
         two.registry.rollouts.promote(*KEY, by="ann")
@@ -356,13 +440,14 @@ def test_gate_that_fails_at_the_end_stops_the_rollout_there_and_says_why(two):
 def test_who_started_a_rollout_does_not_approve_of_its_end(two):
     demands = Demands(num_approvals=1)
     two.registry.policies.set(*KEY, demands, expected_revision=0, by="olga")
-    plan = Plan((Stage(0, 0.0),))
-    start(two, plan=plan, override_gate=True, reason="to be approved later", by="bob")
+    start(two, plan=QUICK, override_gate=True, reason="to be approved later", by="bob")
     two.registry.approvals.approve(*KEY, 2, by="bob")
-    assert step(two) is Step.PROMOTE
+    beat(two, incumbent=counted(50), candidate=counted(50))
+    assert step(two) is Step.STOP
     stopped = two.registry.rollouts.get(*KEY).rollout
     assert stopped.state is RolloutState.PAUSED
-    assert "approvals" in stopped.reason
+    assert "approvals" in stopped.state_reason
+    assert stopped.reason == "to be approved later"
     two.registry.approvals.approve(*KEY, 2, by="olga")
     two.registry.rollouts.resume(*KEY, by="ann")
     step(two)
@@ -370,7 +455,8 @@ def test_who_started_a_rollout_does_not_approve_of_its_end(two):
 
 
 def test_one_process_at_a_time_has_the_duty_and_another_takes_it_once_it_lapses(on_both):
-    start(on_both, plan=dataclasses.replace(PLAN, guards=Guards(min_calls=0)))
+    start(on_both)
+    beat(on_both, incumbent=counted(50), candidate=counted(20))
     (rollout_id,) = on_both.registry.rollouts.going_on()
     one = on_both.registry.rollouts.duty("one", lasts_s=60.0)
     other = on_both.registry.rollouts.duty("other", lasts_s=0.0)
@@ -383,3 +469,105 @@ def test_one_process_at_a_time_has_the_duty_and_another_takes_it_once_it_lapses(
     one.lay_down()
     assert other.take()
     assert one.take(), "the other's claim has lapsed at once"
+
+
+def protect(tiny):
+    demands = Demands(is_protected=True)
+    tiny.registry.policies.set(*KEY, demands, expected_revision=0, by="olga")
+
+
+@pytest.mark.contract("R8")
+@pytest.mark.parametrize("stages", [QUICK.stages, PLAN.stages], ids=["promote", "advance"])
+def test_r8_a_rollout_stops_at_an_alias_that_was_protected_since_it_began(on_both, stages):
+    rollouts = on_both.registry.rollouts
+    start(on_both, plan=Plan(stages, PLAN.guards), by="bob")
+    before = alias(on_both)
+    protect(on_both)
+    beat(on_both, incumbent=counted(50), candidate=counted(20))
+    assert step(on_both) is Step.STOP
+    stopped = rollouts.get(*KEY).rollout
+    assert (stopped.state, stopped.state_by) == (RolloutState.PAUSED, "rollout of bob")
+    assert "only who may set policies may move it" in stopped.state_reason
+    assert alias(on_both) == before
+    rollouts.resume(*KEY, by="bob")
+    assert step(on_both) is Step.STOP, "it has no more right than before"
+    with pytest.raises(AliasProtected):
+        rollouts.promote(*KEY, by="bob")
+    rollouts.resume(*KEY, by="olga", may_move_protected=True)
+    assert step(on_both) in (Step.ADVANCE, Step.PROMOTE)
+
+
+@pytest.mark.contract("R8")
+def test_r8_a_rollout_of_who_may_move_a_protected_alias_goes_to_its_end(on_both):
+    protect(on_both)
+    start(on_both, plan=QUICK, by="olga", may_move_protected=True)
+    beat(on_both, incumbent=counted(50), candidate=counted(20))
+    assert step(on_both) is Step.PROMOTE
+    assert alias(on_both).version_number == 2
+
+
+@pytest.mark.contract("S12")
+def test_s12_shadows_that_fail_take_a_candidate_back_before_anybody_is_given_it(on_both):
+    start(on_both, plan=Plan((Stage(0, 3600.0), Stage(100, 3600.0)), PLAN.guards, shadow=1000))
+    beat(on_both, incumbent=counted(500), shadow=counted(50, seconds=10.0))
+    assert step(on_both) is Step.WAIT, "how long shadows take is told, and no more"
+    beat(on_both, incumbent=counted(500), shadow=counted(50, errors=20))
+    assert step(on_both) is Step.ABORT
+    ended = on_both.registry.rollouts.get(*KEY).rollout
+    assert "failed shadows: 20 of 50 calls fail, against 0 of 500" in ended.state_reason
+    assert alias(on_both).split is None
+
+
+def test_shadows_hold_no_stage_up(two):
+    start(two, plan=dataclasses.replace(PLAN, shadow=1000))
+    beat(two, incumbent=counted(50), candidate=counted(20), shadow=counted(1))
+    guards = {report.guard: report.state.value for report in judged(two)}
+    assert guards["shadow_errors"] == "waiting"
+    assert step(two) is Step.ADVANCE
+
+
+def judged(tiny):
+    return tiny.registry.rollouts.get(*KEY).decision.guards
+
+
+def num_counts(tiny):
+    with tiny.registry.rollouts._database.read() as c:
+        return len(c.execute(select(arm_counts)).all())
+
+
+def test_counts_stay_as_they_ended_a_rollout_and_go_when_the_next_begins(on_both):
+    rollouts = on_both.registry.rollouts
+    start(on_both)
+    beat(on_both, incumbent=counted(50), candidate=counted(50, errors=25))
+    late = rollouts.get(*KEY).rollout
+    assert step(on_both) is Step.ABORT
+    ended_by = judged(on_both)
+    beat(on_both, incumbent=counted(90), candidate=counted(900))
+    tell(on_both, late, candidate=counted(900))
+    assert judged(on_both) == ended_by
+    assert num_counts(on_both) == 2
+    start(on_both)
+    assert num_counts(on_both) == 0
+    tell(on_both, late, candidate=counted(900))
+    assert num_counts(on_both) == 0
+
+
+def test_counts_of_other_aliases_go_once_they_ended_long_ago(on_both):
+    start(on_both)
+    beat(on_both, incumbent=counted(50), candidate=counted(50))
+    ended = on_both.registry.rollouts.abort(*KEY, by="ann").rollout
+    other = (*KEY[:2], "staging")
+    fields = {"version_number": 2, "plan": PLAN, "by": "ann"}
+    on_both.registry.aliases.set(*other, version_number=1, expected_generation=None, by="ann")
+    on_both.registry.rollouts.start(*other, expected_generation=1, **fields)
+    assert num_counts(on_both) == 2
+    on_both.registry.rollouts.abort(*other, by="ann")
+
+    def long_ago(c):
+        row = rollout_rows.by_id(c, ended.id)
+        rollout_rows.change_rollout(c, row, ended_at=row.ended_at - KEPT)
+
+    on_both.registry.rollouts._database.write(long_ago)
+    on_both.registry.rollouts.start(*other, expected_generation=3, **fields)
+    assert num_counts(on_both) == 0
+    assert on_both.registry.rollouts.get(*KEY).rollout.id == ended.id

@@ -1,13 +1,21 @@
 """S12's arithmetic: which arm a key has, and what guards make of what arms did."""
 
+import math
 import random
+from statistics import NormalDist
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from loradock.registry.arm_counts import ArmCounts, bucket_of, lower_edge, total_of, upper_edge
-from loradock.registry.guards import Guards, GuardState, difference_bound, judge_arms
+from loradock.registry.guards import (
+    Guards,
+    GuardState,
+    difference_bound,
+    judge_arms,
+    quantile_ceiling,
+)
 from loradock.registry.split import WHOLE, Arm, Split
 
 KEYS = st.text(max_size=40)
@@ -111,6 +119,13 @@ def test_a_worse_candidate_breaks_its_guard_soon(candidate, guard, within):
         calls, broken = looked_at(Guards(), candidate, (0.01, 0.1), seed=seed)
         assert guard in broken
         assert calls <= within
+
+
+@pytest.mark.parametrize(("share", "num_calls"), [(0.5, 14), (0.95, 220)])
+def test_a_quantile_can_break_once_there_are_calls_enough_for_a_bound(share, num_calls):
+    z = NormalDist().inv_cdf(Guards().confidence)
+    assert quantile_ceiling({3: num_calls - 1}, share, z) == math.inf
+    assert quantile_ceiling({3: num_calls}, share, z) == upper_edge(3)
 
 
 def test_too_few_calls_conclude_nothing():

@@ -190,7 +190,7 @@ async def test_s6_override_of_a_split_gives_all_requests_back_and_ends_the_rollo
         await served.publish("triage", tiny_adapter(3))
         key = ("default", "triage", "production")
         rollouts = served.server.registry.rollouts
-        plan = Plan((Stage(WHOLE, 3600.0),))
+        plan = Plan((Stage(WHOLE - 1, 3600.0),))
         rollouts.start(*key, version_number=3, expected_generation=2, plan=plan, by="olga")
         await until(lambda: answers_with(served, 3))
         postgres.stop()

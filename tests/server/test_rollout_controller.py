@@ -5,10 +5,12 @@ import threading
 import time
 
 import pytest
+from crashing import count_calls
 from sqlalchemy import update
 from tiny_registry import TinyRegistry
 
 from loradock.registry.catalog.tables import rollouts
+from loradock.registry.guards import Guards
 from loradock.registry.registry import open_registry
 from loradock.registry.rollout import Plan, RolloutState, Stage
 from loradock.server.aliases import rollout_controller
@@ -31,7 +33,7 @@ def started(tiny, name):
     key = (tiny.project, name, "production")
     aliases, by = tiny.registry.aliases, "ann"
     aliases.set(*key, version_number=1, expected_generation=None, by=by)
-    plan = Plan((Stage(0, 0.0), Stage(100, 0.0)))
+    plan = Plan((Stage(100, 0.0), Stage(200, 0.0)), Guards(min_calls=1))
     begun = tiny.registry.rollouts.start(
         *key, version_number=2, expected_generation=1, plan=plan, by=by
     )
@@ -43,6 +45,7 @@ async def test_a_rollout_that_can_not_be_read_keeps_no_other_from_its_step(tiny)
     database = tiny.registry._database
     told_by_another_release = update(rollouts).where(rollouts.c.id == odd)
     database.write(lambda c: c.execute(told_by_another_release.values(plan={"waves": 3})))
+    count_calls(tiny, "even")
     threads = Threads("catalog", 1)
     controller = RolloutController(tiny.registry, threads, "one", interval_s=1.0)
     await controller._look()

@@ -50,7 +50,7 @@ def stage(weight, hold_s=0.0):
     return wire.RolloutStage(weight_basis_points=weight, hold=hold)
 
 
-async def start(served, *stages, min_calls=0, **fields):
+async def start(served, *stages, min_calls=1, **fields):
     request = wire.StartRolloutRequest(
         name=alias_name("triage"),
         version_number=2,
@@ -168,13 +168,13 @@ async def test_s12_candidate_that_is_not_resident_gets_nothing_and_the_server_sa
     for path in served.server.config.folder.glob("blobs/**/*"):
         if path.is_file():
             path.rename(path.with_name(path.name + ".gone"))
-    await start(served, (10_000, 0.0))
+    await start(served, (5000,), (10_000,))
     live = served.parts.inside.live
     key = ("default", "triage", "production")
     await until(lambda: live.get(key).reason)
     assert set((await arms_of(served, ["a", "b", "c"])).values()) == {"incumbent"}
     look = await served.look()
-    assert "100 % by sha256:" in look.server.divergences[0]
+    assert "50 % by sha256:" in look.server.divergences[0]
 
     async def waits():
         return "can't follow" in (await status(served)).waits_for
@@ -182,8 +182,13 @@ async def test_s12_candidate_that_is_not_resident_gets_nothing_and_the_server_sa
     await until(waits)
     for path in served.server.config.folder.glob("blobs/**/*.gone"):
         path.rename(path.with_name(path.name.removesuffix(".gone")))
-    await until(lambda: live.get(key).version.number == 2)
-    assert not live.get(key).is_divergent
+
+    async def is_promoted():
+        await asyncio.gather(*(ask(served, str(n)) for n in range(8)))
+        return live.get(key).version.number == 2
+
+    await until(is_promoted, 60)
+    await until(lambda: not live.get(key).is_divergent)
 
 
 async def test_rollout_runs_to_its_end_under_load_and_no_call_fails(served):
@@ -242,7 +247,7 @@ async def test_candidate_that_fails_its_callers_is_taken_back_by_itself(
         await until(is_aborted)
         assert failed
         told = await status(served)
-        assert "calls fail, against 0 of" in told.reason
+        assert "calls fail, against 0 of" in told.state_reason
         assert {r.guard: r.state for r in told.guard_reports}["errors"] == "BROKEN"
         alias = await served.alias("triage")
         assert (alias.version_number, alias.HasField("split")) == (1, False)
@@ -274,8 +279,19 @@ async def test_candidate_that_is_slow_is_taken_back_by_itself(tiny_base, tiny_ad
             return (await status(served)).state == wire.ROLLOUT_STATE_ABORTED
 
         await until(is_aborted, 60)
-        assert "latency_p50" in (await status(served)).reason
+        assert "latency_p50" in (await status(served)).state_reason
         assert (await served.alias("triage")).version_number == 1
+
+
+async def test_start_refuses_guards_that_compare_nothing_and_says_what_to_give(served):
+    for stages, options, field in (
+        ([(100, HELD_S)], {"min_calls": 0}, "guards.min_calls: is not in 1.."),
+        ([(10_000, HELD_S)], {}, "stages: give each arm requests"),
+        ([(0, HELD_S)], {"shadow_basis_points": 10}, "stages: give each arm requests"),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError, match=field) as caught:
+            await start(served, *stages, **options)
+        assert reason_of(caught.value) == "INVALID_ARGUMENT"
 
 
 async def test_pause_holds_resume_goes_on_and_validate_only_starts_nothing(served):
@@ -284,9 +300,11 @@ async def test_pause_holds_resume_goes_on_and_validate_only_starts_nothing(serve
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await status(served)
     assert reason_of(caught.value) == "NOT_FOUND"
-    await start(served, (100, HELD_S), (200, HELD_S))
+    await start(served, (100, HELD_S), (200, HELD_S), reason="beats 1")
     await stub.PauseRollout(wire.PauseRolloutRequest(name=ROLLOUT, reason="lunch"), timeout=10)
-    assert (await status(served)).waits_for == "it is paused"
+    paused = await status(served)
+    assert (paused.waits_for, paused.state_reason) == ("it is paused", "lunch")
+    assert (paused.reason, paused.state_by) == ("beats 1", "anonymous")
     await stub.ResumeRollout(wire.ResumeRolloutRequest(name=ROLLOUT), timeout=10)
     assert "is held for another" in (await status(served)).waits_for
     promoted = await stub.PromoteRollout(wire.PromoteRolloutRequest(name=ROLLOUT), timeout=10)

@@ -6,10 +6,11 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from crashing import count_calls
 from tiny_registry import TinyRegistry
 
 from loradock.client import Client, RolloutGuards, RolloutStage, RolloutState
@@ -85,12 +86,19 @@ def place(request, tmp_path):
 
 
 def test_a_killed_process_is_replaced_and_every_stage_is_taken_once(place):
-    with two_processes(place) as processes:
+    registry = open_registry(place["--database-url"], place["--blob-url"])
+    tiny = TinyRegistry(registry, "default")
+    with closing(registry), two_processes(place) as processes:
         wait_until(lambda: all(each.address for each in processes))
         with Client(processes[0].address) as client:
-            guards = RolloutGuards(min_calls=0)
+            guards = RolloutGuards(min_calls=1)
             client.rollouts.start("triage", "production", 2, stages=STAGES, guards=guards)
-        wait_until(lambda: any(each.num_steps > 3 for each in processes))
+
+        def is_stepped():
+            count_calls(tiny)
+            return any(each.num_steps > 3 for each in processes)
+
+        wait_until(is_stepped)
         processes.sort(key=lambda each: each.num_steps)
         waiting, stepping = processes
         assert waiting.num_steps == 0, "both took steps"
@@ -98,6 +106,7 @@ def test_a_killed_process_is_replaced_and_every_stage_is_taken_once(place):
         with Client(waiting.address) as client:
 
             def is_over():
+                count_calls(tiny)
                 state = client.rollouts.get("triage", "production").state
                 return state is RolloutState.PROMOTED
 

@@ -65,7 +65,7 @@ def start(
         float | None, typer.Option(metavar="RATIO", help="At p50 and p95. By default 1.5.")
     ] = None,
     min_calls: Annotated[
-        int | None, typer.Option(metavar="N", help="Before a guard concludes. By default 20.")
+        int | None, typer.Option(metavar="N", help="Of each arm, to conclude. By default 20.")
     ] = None,
     confidence: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Of a guard. By default 0.999.")

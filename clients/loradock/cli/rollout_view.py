@@ -15,7 +15,7 @@ def lines_of(rollout: Rollout) -> list[str]:
     name = f"{rollout.adapter}:{rollout.alias}"
     fields = {
         "rollout": f"{name} from @{rollout.incumbent_number} to @{rollout.candidate_number}",
-        "state": rollout.state.value,
+        "state": _state(rollout),
         "stages": _stages(rollout),
         "waits for": rollout.waits_for,
         "shadow": f"{rollout.shadow_percent:g} %" if rollout.shadow_percent else "",
@@ -31,6 +31,13 @@ def lines_of(rollout: Rollout) -> list[str]:
         head = ["GUARD", "STATE", "MEASURED", "BOUND", "LIMIT", "MARGIN", ""]
         lines += ["", *aligned([head, *map(_guard, rollout.guard_reports)])]
     return lines
+
+
+def _state(rollout: Rollout) -> str:
+    """Tell the state, and who brought it there and why."""
+    by = f", by {rollout.state_by}" if rollout.state_by else ""
+    why = f": {rollout.state_reason}" if rollout.state_reason else ""
+    return f"{rollout.state.value}{by}{why}"
 
 
 def _stages(rollout: Rollout) -> str:

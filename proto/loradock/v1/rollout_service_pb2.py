@@ -27,15 +27,15 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from loradock.v1 import alias_service_pb2 as loradock_dot_v1_dot_alias__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!loradock/v1/rollout_service.proto\x12\x0bloradock.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1floradock/v1/alias_service.proto\"T\n\x0cRolloutStage\x12\x1b\n\x13weight_basis_points\x18\x01 \x01(\x05\x12\'\n\x04hold\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xcb\x01\n\rRolloutGuards\x12\x1f\n\x12max_error_increase\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1e\n\x11max_latency_ratio\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\tmin_calls\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x17\n\nconfidence\x18\x04 \x01(\x01H\x03\x88\x01\x01\x42\x15\n\x13_max_error_increaseB\x14\n\x12_max_latency_ratioB\x0c\n\n_min_callsB\r\n\x0b_confidence\"\x9e\x02\n\tArmReport\x12\x0b\n\x03\x61rm\x18\x01 \x01(\t\x12\x11\n\tnum_calls\x18\x02 \x01(\x03\x12\x12\n\nnum_errors\x18\x03 \x01(\x03\x12 \n\x13latency_p50_seconds\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12 \n\x13latency_p95_seconds\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\nnum_agreed\x18\x06 \x01(\x03\x12$\n\x17\x66irst_difference_tokens\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\x13\n\x0bnum_dropped\x18\x08 \x01(\x03\x42\x16\n\x14_latency_p50_secondsB\x16\n\x14_latency_p95_secondsB\x1a\n\x18_first_difference_tokens\"\x87\x01\n\x0bGuardReport\x12\r\n\x05guard\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x12\n\x05value\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05\x62ound\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05limit\x18\x05 \x01(\x01\x12\x0f\n\x07message\x18\x06 \x01(\tB\x08\n\x06_valueB\x08\n\x06_bound\"\xb4\x04\n\x07Rollout\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.loradock.v1.RolloutState\x12\x18\n\x10incumbent_number\x18\x04 \x01(\x05\x12\x18\n\x10\x63\x61ndidate_number\x18\x05 \x01(\x05\x12)\n\x06stages\x18\x06 \x03(\x0b\x32\x19.loradock.v1.RolloutStage\x12*\n\x06guards\x18\x07 \x01(\x0b\x32\x1a.loradock.v1.RolloutGuards\x12\x1b\n\x13shadow_basis_points\x18\x08 \x01(\x05\x12\r\n\x05stage\x18\t \x01(\x05\x12\x34\n\x10stage_started_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\twaits_for\x18\x0b \x01(\t\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12$\n\x04\x61rms\x18\r \x03(\x0b\x32\x16.loradock.v1.ArmReport\x12/\n\rguard_reports\x18\x0e \x03(\x0b\x32\x18.loradock.v1.GuardReport\x12\x12\n\nstarted_by\x18\x0f \x01(\t\x12.\n\nstarted_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x12 \x01(\t\"\x91\x02\n\x13StartRolloutRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0eversion_number\x18\x02 \x01(\x05\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12)\n\x06stages\x18\x04 \x03(\x0b\x32\x19.loradock.v1.RolloutStage\x12*\n\x06guards\x18\x05 \x01(\x0b\x32\x1a.loradock.v1.RolloutGuards\x12\x1b\n\x13shadow_basis_points\x18\x06 \x01(\x05\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x15\n\rvalidate_only\x18\t \x01(\x08\x12\x17\n\x0foverride_policy\x18\n \x01(\x08\"g\n\x14StartRolloutResponse\x12%\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.loradock.v1.Rollout\x12(\n\x06\x63hecks\x18\x02 \x03(\x0b\x32\x18.loradock.v1.PolicyCheck\"!\n\x11GetRolloutRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12GetRolloutResponse\x12%\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.loradock.v1.Rollout\"3\n\x13PauseRolloutRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"=\n\x14PauseRolloutResponse\x12%\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.loradock.v1.Rollout\"4\n\x14ResumeRolloutRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\">\n\x15ResumeRolloutResponse\x12%\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.loradock.v1.Rollout\"\\\n\x15PromoteRolloutRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x17\n\x0foverride_policy\x18\x03 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"?\n\x16PromoteRolloutResponse\x12%\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.loradock.v1.Rollout\"3\n\x13\x41\x62ortRolloutRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"=\n\x14\x41\x62ortRolloutResponse\x12%\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.loradock.v1.Rollout*\x99\x01\n\x0cRolloutState\x12\x1d\n\x19ROLLOUT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15ROLLOUT_STATE_RUNNING\x10\x01\x12\x18\n\x14ROLLOUT_STATE_PAUSED\x10\x02\x12\x1a\n\x16ROLLOUT_STATE_PROMOTED\x10\x03\x12\x19\n\x15ROLLOUT_STATE_ABORTED\x10\x04\x32\x91\x04\n\x0eRolloutService\x12S\n\x0cStartRollout\x12 .loradock.v1.StartRolloutRequest\x1a!.loradock.v1.StartRolloutResponse\x12M\n\nGetRollout\x12\x1e.loradock.v1.GetRolloutRequest\x1a\x1f.loradock.v1.GetRolloutResponse\x12S\n\x0cPauseRollout\x12 .loradock.v1.PauseRolloutRequest\x1a!.loradock.v1.PauseRolloutResponse\x12V\n\rResumeRollout\x12!.loradock.v1.ResumeRolloutRequest\x1a\".loradock.v1.ResumeRolloutResponse\x12Y\n\x0ePromoteRollout\x12\".loradock.v1.PromoteRolloutRequest\x1a#.loradock.v1.PromoteRolloutResponse\x12S\n\x0c\x41\x62ortRollout\x12 .loradock.v1.AbortRolloutRequest\x1a!.loradock.v1.AbortRolloutResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!loradock/v1/rollout_service.proto\x12\x0bloradock.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1floradock/v1/alias_service.proto\"T\n\x0cRolloutStage\x12\x1b\n\x13weight_basis_points\x18\x01 \x01(\x05\x12\'\n\x04hold\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xcb\x01\n\rRolloutGuards\x12\x1f\n\x12max_error_increase\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1e\n\x11max_latency_ratio\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\tmin_calls\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x17\n\nconfidence\x18\x04 \x01(\x01H\x03\x88\x01\x01\x42\x15\n\x13_max_error_increaseB\x14\n\x12_max_latency_ratioB\x0c\n\n_min_callsB\r\n\x0b_confidence\"\x9e\x02\n\tArmReport\x12\x0b\n\x03\x61rm\x18\x01 \x01(\t\x12\x11\n\tnum_calls\x18\x02 \x01(\x03\x12\x12\n\nnum_errors\x18\x03 \x01(\x03\x12 \n\x13latency_p50_seconds\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12 \n\x13latency_p95_seconds\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\nnum_agreed\x18\x06 \x01(\x03\x12$\n\x17\x66irst_difference_tokens\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\x13\n\x0bnum_dropped\x18\x08 \x01(\x03\x42\x16\n\x14_latency_p50_secondsB\x16\n\x14_latency_p95_secondsB\x1a\n\x18_first_difference_tokens\"\x87\x01\n\x0bGuardReport\x12\r\n\x05guard\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x12\n\x05value\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05\x62ound\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05limit\x18\x05 \x01(\x01\x12\x0f\n\x07message\x18\x06 \x01(\tB\x08\n\x06_valueB\x08\n\x06_bound\"\xdc\x04\n\x07Rollout\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.loradock.v1.RolloutState\x12\x18\n\x10incumbent_number\x18\x04 \x01(\x05\x12\x18\n\x10\x63\x61ndidate_number\x18\x05 \x01(\x05\x12)\n\x06stages\x18\x06 \x03(\x0b\x32\x19.loradock.v1.RolloutStage\x12*\n\x06guards\x18\x07 \x01(\x0b\x32\x1a.loradock.v1.RolloutGuards\x12\x1b\n\x13shadow_basis_points\x18\x08 \x01(\x05\x12\r\n\x05stage\x18\t \x01(\x05\x12\x34\n\x10stage_started_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\twaits_for\x18\x0b \x01(\t\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12$\n\x04\x61rms\x18\r \x03(\x0b\x32\x16.loradock.v1.ArmReport\x12/\n\rguard_reports\x18\x0e \x03(\x0b\x32\x18.loradock.v1.GuardReport\x12\x12\n\nstarted_by\x18\x0f \x01(\t\x12.\n\nstarted_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x12 \x01(\t\x12\x14\n\x0cstate_reason\x18\x13 \x01(\t\x12\x10\n\x08state_by\x18\x14 \x01(\t\"\x91\x02\n\x13StartRolloutRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0eversion_number\x18\x02 \x01(\x05\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12)\n\x06stages\x18\x04 \x03(\x0b\x32\x19.loradock.v1.RolloutStage\x12*\n\x06guards\x18\x05 \x01(\x0b\x32\x1a.loradock.v1.RolloutGuards\x12\x1b\n\x13shadow_basis_points\x18\x06 \x01(\x05\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x15\n\rvalidate_only\x18\t \x01(\x08\x12\x17\n\x0foverride_policy\x18\n \x01(\x08\"g\n\x14StartRolloutResponse\x12%\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.loradock.v1.Rollout\x12(\n\x06\x63hecks\x18\x02 \x03(\x0b\x32\x18.loradock.v1.PolicyCheck\"!\n\x11GetRolloutRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12GetRolloutResponse\x12%\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.loradock.v1.Rollout\"3\n\x13PauseRolloutRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"=\n\x14PauseRolloutResponse\x12%\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.loradock.v1.Rollout\"4\n\x14ResumeRolloutRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\">\n\x15ResumeRolloutResponse\x12%\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.loradock.v1.Rollout\"\\\n\x15PromoteRolloutRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x17\n\x0foverride_policy\x18\x03 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"?\n\x16PromoteRolloutResponse\x12%\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.loradock.v1.Rollout\"3\n\x13\x41\x62ortRolloutRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"=\n\x14\x41\x62ortRolloutResponse\x12%\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.loradock.v1.Rollout*\x99\x01\n\x0cRolloutState\x12\x1d\n\x19ROLLOUT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15ROLLOUT_STATE_RUNNING\x10\x01\x12\x18\n\x14ROLLOUT_STATE_PAUSED\x10\x02\x12\x1a\n\x16ROLLOUT_STATE_PROMOTED\x10\x03\x12\x19\n\x15ROLLOUT_STATE_ABORTED\x10\x04\x32\x91\x04\n\x0eRolloutService\x12S\n\x0cStartRollout\x12 .loradock.v1.StartRolloutRequest\x1a!.loradock.v1.StartRolloutResponse\x12M\n\nGetRollout\x12\x1e.loradock.v1.GetRolloutRequest\x1a\x1f.loradock.v1.GetRolloutResponse\x12S\n\x0cPauseRollout\x12 .loradock.v1.PauseRolloutRequest\x1a!.loradock.v1.PauseRolloutResponse\x12V\n\rResumeRollout\x12!.loradock.v1.ResumeRolloutRequest\x1a\".loradock.v1.ResumeRolloutResponse\x12Y\n\x0ePromoteRollout\x12\".loradock.v1.PromoteRolloutRequest\x1a#.loradock.v1.PromoteRolloutResponse\x12S\n\x0c\x41\x62ortRollout\x12 .loradock.v1.AbortRolloutRequest\x1a!.loradock.v1.AbortRolloutResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'loradock.v1.rollout_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLLOUTSTATE']._serialized_start=2421
-  _globals['_ROLLOUTSTATE']._serialized_end=2574
+  _globals['_ROLLOUTSTATE']._serialized_start=2461
+  _globals['_ROLLOUTSTATE']._serialized_end=2614
   _globals['_ROLLOUTSTAGE']._serialized_start=148
   _globals['_ROLLOUTSTAGE']._serialized_end=232
   _globals['_ROLLOUTGUARDS']._serialized_start=235
@@ -45,31 +45,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GUARDREPORT']._serialized_start=730
   _globals['_GUARDREPORT']._serialized_end=865
   _globals['_ROLLOUT']._serialized_start=868
-  _globals['_ROLLOUT']._serialized_end=1432
-  _globals['_STARTROLLOUTREQUEST']._serialized_start=1435
-  _globals['_STARTROLLOUTREQUEST']._serialized_end=1708
-  _globals['_STARTROLLOUTRESPONSE']._serialized_start=1710
-  _globals['_STARTROLLOUTRESPONSE']._serialized_end=1813
-  _globals['_GETROLLOUTREQUEST']._serialized_start=1815
-  _globals['_GETROLLOUTREQUEST']._serialized_end=1848
-  _globals['_GETROLLOUTRESPONSE']._serialized_start=1850
-  _globals['_GETROLLOUTRESPONSE']._serialized_end=1909
-  _globals['_PAUSEROLLOUTREQUEST']._serialized_start=1911
-  _globals['_PAUSEROLLOUTREQUEST']._serialized_end=1962
-  _globals['_PAUSEROLLOUTRESPONSE']._serialized_start=1964
-  _globals['_PAUSEROLLOUTRESPONSE']._serialized_end=2025
-  _globals['_RESUMEROLLOUTREQUEST']._serialized_start=2027
-  _globals['_RESUMEROLLOUTREQUEST']._serialized_end=2079
-  _globals['_RESUMEROLLOUTRESPONSE']._serialized_start=2081
-  _globals['_RESUMEROLLOUTRESPONSE']._serialized_end=2143
-  _globals['_PROMOTEROLLOUTREQUEST']._serialized_start=2145
-  _globals['_PROMOTEROLLOUTREQUEST']._serialized_end=2237
-  _globals['_PROMOTEROLLOUTRESPONSE']._serialized_start=2239
-  _globals['_PROMOTEROLLOUTRESPONSE']._serialized_end=2302
-  _globals['_ABORTROLLOUTREQUEST']._serialized_start=2304
-  _globals['_ABORTROLLOUTREQUEST']._serialized_end=2355
-  _globals['_ABORTROLLOUTRESPONSE']._serialized_start=2357
-  _globals['_ABORTROLLOUTRESPONSE']._serialized_end=2418
-  _globals['_ROLLOUTSERVICE']._serialized_start=2577
-  _globals['_ROLLOUTSERVICE']._serialized_end=3106
+  _globals['_ROLLOUT']._serialized_end=1472
+  _globals['_STARTROLLOUTREQUEST']._serialized_start=1475
+  _globals['_STARTROLLOUTREQUEST']._serialized_end=1748
+  _globals['_STARTROLLOUTRESPONSE']._serialized_start=1750
+  _globals['_STARTROLLOUTRESPONSE']._serialized_end=1853
+  _globals['_GETROLLOUTREQUEST']._serialized_start=1855
+  _globals['_GETROLLOUTREQUEST']._serialized_end=1888
+  _globals['_GETROLLOUTRESPONSE']._serialized_start=1890
+  _globals['_GETROLLOUTRESPONSE']._serialized_end=1949
+  _globals['_PAUSEROLLOUTREQUEST']._serialized_start=1951
+  _globals['_PAUSEROLLOUTREQUEST']._serialized_end=2002
+  _globals['_PAUSEROLLOUTRESPONSE']._serialized_start=2004
+  _globals['_PAUSEROLLOUTRESPONSE']._serialized_end=2065
+  _globals['_RESUMEROLLOUTREQUEST']._serialized_start=2067
+  _globals['_RESUMEROLLOUTREQUEST']._serialized_end=2119
+  _globals['_RESUMEROLLOUTRESPONSE']._serialized_start=2121
+  _globals['_RESUMEROLLOUTRESPONSE']._serialized_end=2183
+  _globals['_PROMOTEROLLOUTREQUEST']._serialized_start=2185
+  _globals['_PROMOTEROLLOUTREQUEST']._serialized_end=2277
+  _globals['_PROMOTEROLLOUTRESPONSE']._serialized_start=2279
+  _globals['_PROMOTEROLLOUTRESPONSE']._serialized_end=2342
+  _globals['_ABORTROLLOUTREQUEST']._serialized_start=2344
+  _globals['_ABORTROLLOUTREQUEST']._serialized_end=2395
+  _globals['_ABORTROLLOUTRESPONSE']._serialized_start=2397
+  _globals['_ABORTROLLOUTRESPONSE']._serialized_end=2458
+  _globals['_ROLLOUTSERVICE']._serialized_start=2617
+  _globals['_ROLLOUTSERVICE']._serialized_end=3146
 # @@protoc_insertion_point(module_scope)

@@ -90,8 +90,8 @@ class RolloutGuards(google.protobuf.message.Message):
     median and at the 95th percentile.
     """
     min_calls: builtins.int
-    """min_calls are needed of each arm before anything is concluded, and of the candidate before a
-    stage ends.
+    """min_calls are needed of each arm before anything is concluded, and before a stage ends: at
+    least 1. A stage that still lacks them a day after its hold is over pauses the rollout.
     """
     confidence: builtins.float
     """confidence is how sure a guard has to be, one-sided."""
@@ -179,7 +179,7 @@ class GuardReport(google.protobuf.message.Message):
     LIMIT_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
     guard: builtins.str
-    """guard is "errors", "latency_p50" or "latency_p95"."""
+    """guard is "errors", "latency_p50", "latency_p95", or, of shadows, "shadow_errors"."""
     state: builtins.str
     """state is WAITING (too few calls), PASSED or BROKEN."""
     value: builtins.float
@@ -231,6 +231,8 @@ class Rollout(google.protobuf.message.Message):
     STARTED_AT_FIELD_NUMBER: builtins.int
     ENDED_AT_FIELD_NUMBER: builtins.int
     ETAG_FIELD_NUMBER: builtins.int
+    STATE_REASON_FIELD_NUMBER: builtins.int
+    STATE_BY_FIELD_NUMBER: builtins.int
     name: builtins.str
     """name is "projects/{project}/adapters/{adapter}/aliases/{alias}/rollout"."""
     id: builtins.str
@@ -243,10 +245,14 @@ class Rollout(google.protobuf.message.Message):
     waits_for: builtins.str
     """waits_for says why the stage goes on; empty where nothing is in the way."""
     reason: builtins.str
-    """reason says why it was started, paused, aborted or promoted."""
+    """reason says what it was started for."""
     started_by: builtins.str
     etag: builtins.str
     """etag is the alias's while it goes on."""
+    state_reason: builtins.str
+    """state_reason says why it was paused, resumed, aborted or promoted."""
+    state_by: builtins.str
+    """state_by is who did that; empty as long as nobody did."""
     @property
     def stages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RolloutStage]: ...
     @property
@@ -284,9 +290,11 @@ class Rollout(google.protobuf.message.Message):
         started_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         ended_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         etag: builtins.str = ...,
+        state_reason: builtins.str = ...,
+        state_by: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["ended_at", b"ended_at", "guards", b"guards", "stage_started_at", b"stage_started_at", "started_at", b"started_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["arms", b"arms", "candidate_number", b"candidate_number", "ended_at", b"ended_at", "etag", b"etag", "guard_reports", b"guard_reports", "guards", b"guards", "id", b"id", "incumbent_number", b"incumbent_number", "name", b"name", "reason", b"reason", "shadow_basis_points", b"shadow_basis_points", "stage", b"stage", "stage_started_at", b"stage_started_at", "stages", b"stages", "started_at", b"started_at", "started_by", b"started_by", "state", b"state", "waits_for", b"waits_for"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["arms", b"arms", "candidate_number", b"candidate_number", "ended_at", b"ended_at", "etag", b"etag", "guard_reports", b"guard_reports", "guards", b"guards", "id", b"id", "incumbent_number", b"incumbent_number", "name", b"name", "reason", b"reason", "shadow_basis_points", b"shadow_basis_points", "stage", b"stage", "stage_started_at", b"stage_started_at", "stages", b"stages", "started_at", b"started_at", "started_by", b"started_by", "state", b"state", "state_by", b"state_by", "state_reason", b"state_reason", "waits_for", b"waits_for"]) -> None: ...
 
 Global___Rollout: typing_extensions.TypeAlias = Rollout
 
@@ -318,7 +326,9 @@ class StartRolloutRequest(google.protobuf.message.Message):
     """override_policy starts although the policy is not met; the last step needs it again."""
     @property
     def stages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RolloutStage]:
-        """stages are 1 %, 10 %, 50 % and 100 % of ten minutes each if none are given."""
+        """stages are 1 %, 10 %, 50 % and 100 % of ten minutes each if none are given. Each arm has to
+        have a share in one of them.
+        """
 
     @property
     def guards(self) -> Global___RolloutGuards:

@@ -95,7 +95,8 @@ class RolloutServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ResumeRollout(self, request, context):
-        """ResumeRollout goes on where it was paused; the stage's hold begins anew.
+        """ResumeRollout goes on where it was paused; the stage's hold begins anew. One that stopped since
+        its alias became protected goes on if who resumes it may move the alias.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -192,7 +192,9 @@ class RolloutServiceStub(typing.Generic[_RolloutServiceStartRolloutType, _Rollou
     """PauseRollout stays at the stage that is reached. The guards go on."""
 
     ResumeRollout: _RolloutServiceResumeRolloutType
-    """ResumeRollout goes on where it was paused; the stage's hold begins anew."""
+    """ResumeRollout goes on where it was paused; the stage's hold begins anew. One that stopped since
+    its alias became protected goes on if who resumes it may move the alias.
+    """
 
     PromoteRollout: _RolloutServicePromoteRolloutType
     """PromoteRollout moves the alias to the candidate now, gates and all."""
@@ -262,7 +264,9 @@ class RolloutServiceServicer(metaclass=abc.ABCMeta):
         request: loradock.v1.rollout_service_pb2.ResumeRolloutRequest,
         context: _ServicerContext,
     ) -> typing.Union[loradock.v1.rollout_service_pb2.ResumeRolloutResponse, collections.abc.Awaitable[loradock.v1.rollout_service_pb2.ResumeRolloutResponse]]:
-        """ResumeRollout goes on where it was paused; the stage's hold begins anew."""
+        """ResumeRollout goes on where it was paused; the stage's hold begins anew. One that stopped since
+        its alias became protected goes on if who resumes it may move the alias.
+        """
 
     @abc.abstractmethod
     def PromoteRollout(

@@ -59,7 +59,7 @@ def judge_arms(
     """Hold a candidate against the incumbent, guard by guard."""
     z = NormalDist().inv_cdf(guards.confidence)
     return (
-        _judge_errors(guards, candidate, incumbent, z),
+        _judge_errors(guards, "errors", candidate, incumbent, z),
         *(
             _judge_latency(guards, name, share, candidate, incumbent, z)
             for name, share in QUANTILES.items()
@@ -67,12 +67,21 @@ def judge_arms(
     )
 
 
+def judge_shadow(guards: Guards, shadow: ArmCounts, incumbent: ArmCounts) -> GuardReport:
+    """Hold what failed of a candidate's shadows against the incumbent.
+
+    Of their latency nothing is concluded: they have what callers leave over.
+    """
+    z = NormalDist().inv_cdf(guards.confidence)
+    return _judge_errors(guards, "shadow_errors", shadow, incumbent, z)
+
+
 def _judge_errors(
-    guards: Guards, candidate: ArmCounts, incumbent: ArmCounts, z: float
+    guards: Guards, name: str, candidate: ArmCounts, incumbent: ArmCounts, z: float
 ) -> GuardReport:
     limit, few = guards.max_error_increase, min(candidate.num_calls, incumbent.num_calls)
-    if few < max(1, guards.min_calls):
-        return _waiting("errors", few, guards, limit)
+    if few < guards.min_calls:
+        return _waiting(name, few, guards, limit)
     ours = candidate.num_errors / candidate.num_calls
     theirs = incumbent.num_errors / incumbent.num_calls
     bound = difference_bound(
@@ -82,7 +91,7 @@ def _judge_errors(
         f"{candidate.num_errors} of {candidate.num_calls} calls fail, against "
         f"{incumbent.num_errors} of {incumbent.num_calls}"
     )
-    return _concluded("errors", ours - theirs, bound, limit, told)
+    return _concluded(name, ours - theirs, bound, limit, told)
 
 
 def _judge_latency(
@@ -95,7 +104,7 @@ def _judge_latency(
 ) -> GuardReport:
     limit = guards.max_latency_ratio
     few = min(sum(candidate.latencies.values()), sum(incumbent.latencies.values()))
-    if few < max(1, guards.min_calls):
+    if few < guards.min_calls:
         return _waiting(name, few, guards, limit)
     ours, theirs = candidate.quantile_s(share), incumbent.quantile_s(share)
     assert ours is not None and theirs is not None

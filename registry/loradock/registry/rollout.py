@@ -11,12 +11,19 @@ from typing import Any
 
 from loradock.registry.arm_counts import ArmCounts
 from loradock.registry.errors import InvalidArgument
-from loradock.registry.guards import GuardReport, Guards, GuardState, judge_arms
+from loradock.registry.guards import (
+    GuardReport,
+    Guards,
+    GuardState,
+    judge_arms,
+    judge_shadow,
+)
 from loradock.registry.policy import GateReport
 from loradock.registry.split import WHOLE, Arm, Split
 
 MAX_STAGES = 100
 MAX_HOLD_S = 365 * 86_400.0
+PATIENCE = timedelta(days=1)  # with calls and servers that a stage waits for after its time
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,9 @@ class Rollout:
     stage: int
     stage_at: datetime
     generation: int  # the alias's, at this stage
-    reason: str
+    reason: str  # what it was begun for
+    state_reason: str  # why it was paused, resumed, aborted or promoted
+    state_by: str  # who did that; empty as long as nobody did
     started_by: str
     started_at: datetime
     ended_at: datetime | None
@@ -76,6 +85,11 @@ class Rollout:
     def is_going_on(self) -> bool:
         """Whether it has not ended yet."""
         return self.state in GOING_ON
+
+    @property
+    def stage_ends_at(self) -> datetime:
+        """When its stage has been held long enough."""
+        return self.stage_at + timedelta(seconds=self.plan.stages[self.stage].hold_s)
 
     @property
     def split(self) -> Split:
@@ -101,6 +115,7 @@ class Step(enum.Enum):
     WAIT = "wait"
     ADVANCE = "advance"  # to the next stage
     PROMOTE = "promote"
+    STOP = "stop"  # pause: it can't go on by itself
     ABORT = "abort"
 
 
@@ -131,37 +146,55 @@ class Standing:
 
 
 def decide(rollout: Rollout, seen: Seen, at: datetime) -> Decision:
-    """Say what is due now. Where nothing is, `why` says what is waited for."""
+    """Say what is due now. Where nothing is, `why` says what is waited for.
+
+    No stage ends before the guards have concluded: what was compared with nothing goes nowhere.
+    """
     reports = judge_arms(rollout.plan.guards, seen.arms[Arm.CANDIDATE], seen.reference)
-    broken = [report for report in reports if report.state is GuardState.BROKEN]
+    shown = (*reports, *_of_shadows(rollout, seen))
+    broken = [report for report in shown if report.state is GuardState.BROKEN]
     if broken:
-        return Decision(Step.ABORT, "; ".join(map(_told, broken)), reports)
-    why = _waits_for(rollout, seen, at)
-    if why:
-        return Decision(Step.WAIT, why, reports)
+        return Decision(Step.ABORT, "; ".join(map(_told, broken)), shown)
+    if rollout.state is RolloutState.PAUSED:
+        return Decision(Step.WAIT, "it is paused", shown)
+    if why := _waits_for(rollout, seen, reports, at):
+        is_overdue = at >= rollout.stage_ends_at + PATIENCE
+        return Decision(Step.STOP if is_overdue else Step.WAIT, why, shown)
     is_last = rollout.stage == len(rollout.plan.stages) - 1
-    return Decision(Step.PROMOTE if is_last else Step.ADVANCE, "", reports)
+    return Decision(Step.PROMOTE if is_last else Step.ADVANCE, "", shown)
+
+
+def _of_shadows(rollout: Rollout, seen: Seen) -> Sequence[GuardReport]:
+    """Judge the shadows, where there are any: they hold nothing up, for they come as they can."""
+    split = rollout.split
+    if not split.shadow or split.weight == WHOLE:
+        return ()
+    return (judge_shadow(rollout.plan.guards, seen.arms[Arm.SHADOW], seen.reference),)
+
+
+_WHAT = {"errors": "the share of failed calls", "shadow_errors": "the share of failed shadows"}
 
 
 def _told(report: GuardReport) -> str:
-    what = "the share of failed calls" if report.guard == "errors" else report.guard
+    what = _WHAT.get(report.guard, report.guard)
     return (
         f"{what}: {report.message}; the bound {report.bound:.4g} is over the limit {report.limit:g}"
     )
 
 
-def _waits_for(rollout: Rollout, seen: Seen, at: datetime) -> str:
-    if rollout.state is RolloutState.PAUSED:
-        return "it is paused"
+def _waits_for(rollout: Rollout, seen: Seen, reports: Sequence[GuardReport], at: datetime) -> str:
     if seen.lagging:
         return seen.lagging
-    stage, needed = rollout.plan.stages[rollout.stage], rollout.plan.guards.min_calls
-    ends_at = rollout.stage_at + timedelta(seconds=stage.hold_s)
-    if at < ends_at:
-        return f"the stage is held for another {(ends_at - at).total_seconds():.0f} s"
-    calls = seen.arms[Arm.CANDIDATE].num_calls
-    if stage.weight and calls < needed:
-        return f"{calls} of {needed} calls that are needed of the candidate"
+    if at < rollout.stage_ends_at:
+        left_s = (rollout.stage_ends_at - at).total_seconds()
+        return f"the stage is held for another {left_s:.0f} s"
+    if rollout.split.weight:
+        waiting = (report for report in reports if report.state is GuardState.WAITING)
+        return next((f"{report.guard}: {report.message}" for report in waiting), "")
+    # The candidate answers nobody yet, but later ones are held against what the incumbent does.
+    calls, needed = seen.arms[Arm.INCUMBENT].num_calls, rollout.plan.guards.min_calls
+    if not seen.reference.num_calls:
+        return f"{calls} of {needed} calls that are needed of the incumbent"
     return ""
 
 
@@ -176,6 +209,9 @@ def check_plan(plan: Plan) -> Plan:
             raise InvalidArgument(f"stages[{index}].hold", f"{stage.hold_s} s is no time to hold")
     if any(later <= earlier for earlier, later in zip(weights, weights[1:], strict=False)):
         raise InvalidArgument("stages", "each weight must be over the one before")
+    if weights[0] == WHOLE or weights[-1] == 0:
+        why = "give each arm requests in one of them: guards compare what both do"
+        raise InvalidArgument("stages", why)
     _check_share("shadow_basis_points", plan.shadow)
     _check_guards(plan.guards)
     return plan
@@ -191,8 +227,9 @@ def _check_guards(guards: Guards) -> None:
         raise InvalidArgument("guards.max_error_increase", "is not in 0..1")
     if not (guards.max_latency_ratio >= 1 and math.isfinite(guards.max_latency_ratio)):
         raise InvalidArgument("guards.max_latency_ratio", "is not 1 or more")
-    if not 0 <= guards.min_calls <= 1_000_000:
-        raise InvalidArgument("guards.min_calls", "is not in 0..1000000")
+    if not 1 <= guards.min_calls <= 1_000_000:
+        why = "is not in 1..1000000: a guard that needs no calls compares nothing"
+        raise InvalidArgument("guards.min_calls", why)
     if not 0.5 <= guards.confidence < 1:
         raise InvalidArgument("guards.confidence", "is not in 0.5..1")
 
@@ -217,7 +254,7 @@ def plan_from_json(document: Mapping[str, Any]) -> Plan:
         guards=Guards(
             float(document["max_error_increase"]),
             float(document["max_latency_ratio"]),
-            int(document["min_calls"]),
+            max(1, int(document["min_calls"])),  # an earlier release let 0 pass
             float(document["confidence"]),
         ),
         shadow=int(document["shadow"]),

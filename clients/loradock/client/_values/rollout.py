@@ -55,7 +55,7 @@ class ArmReport:
 class GuardReport:
     """How near a guard is to its limit."""
 
-    guard: str  # "errors", "latency_p50" or "latency_p95"
+    guard: str  # "errors", "latency_p50", "latency_p95" or "shadow_errors"
     state: str  # "WAITING", "PASSED" or "BROKEN"
     value: float | None  # as measured
     bound: float | None  # what is exceeded with the demanded confidence
@@ -80,7 +80,9 @@ class Rollout:
     stage: int  # counted from 0
     stage_started_at: datetime | None
     waits_for: str  # why the stage goes on
-    reason: str  # why it was started, paused, aborted or promoted
+    reason: str  # what it was started for
+    state_reason: str  # why it was paused, resumed, aborted or promoted
+    state_by: str  # who did that; empty as long as nobody did
     arms: tuple[ArmReport, ...]
     guard_reports: tuple[GuardReport, ...]
     started_by: str

@@ -35,6 +35,8 @@ def rollout_of(message: wire.Rollout) -> values.Rollout:
         stage_started_at=time_of(message, "stage_started_at"),
         waits_for=message.waits_for,
         reason=message.reason,
+        state_reason=message.state_reason,
+        state_by=message.state_by,
         arms=tuple(_arm_of(arm) for arm in message.arms),
         guard_reports=tuple(_guard_report_of(report) for report in message.guard_reports),
         started_by=message.started_by,

@@ -56,6 +56,8 @@ def read_rollout(row: AnyRow) -> Rollout:
         stage_at=row.stage_at,
         generation=row.generation,
         reason=row.reason,
+        state_reason=row.state_reason or "",
+        state_by=row.state_by or "",
         started_by=row.started_by,
         started_at=row.started_at,
         ended_at=row.ended_at,
@@ -94,11 +96,18 @@ def change_rollout(c: Connection, row: AnyRow, **values: object) -> None:
     c.execute(update(rollouts).where(rollouts.c.id == row.id).values(values))
 
 
+def bring_to(
+    c: Connection, row: AnyRow, state: RolloutState, by: str, reason: str, **more: object
+) -> None:
+    """Bring a rollout into a state; its row keeps why, and who did it."""
+    change_rollout(c, row, state=state.value, state_reason=reason, state_by=by, **more)
+
+
 def end_rollout(
     c: Connection, row: AnyRow, state: RolloutState, by: str, reason: str, **details: str
 ) -> None:
     """Let a rollout end, and tell the audit log."""
-    change_rollout(c, row, state=state.value, reason=reason, ended_at=now())
+    bring_to(c, row, state, by, reason, ended_at=now())
     verb = "promote" if state is RolloutState.PROMOTED else "abort"
     tell(c, row, f"rollout.{verb}", by, reason, **details)
 
@@ -126,7 +135,7 @@ def abort_rollout(c: Connection, row: AnyRow, by: str, reason: str, **details: s
     """Take the split from the alias. The adapter must be locked."""
     top = ledger.entry(c, row.alias_id, row.generation)
     whole = ledger.unsplit(c, top)
-    why = f"the rollout was aborted: {reason}"
+    why = f"the rollout was aborted: {reason or 'no reason given'}"
     kind, version_id = MoveKind.ROLLBACK, whole.version_id
     generation = ledger.append(c, top, kind, version_id, whole.beneath, by, why)
     record_change(c, "alias", row.project, row.adapter, row.alias)

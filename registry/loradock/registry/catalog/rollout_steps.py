@@ -11,16 +11,16 @@ from loradock.registry.arm_counts import ArmCounts
 from loradock.registry.catalog import ledger
 from loradock.registry.catalog import rollout_rows as rows
 from loradock.registry.catalog.adapters import lock_adapter
-from loradock.registry.catalog.arms import counts_of
+from loradock.registry.catalog.arms import counts_of, forget_counts
 from loradock.registry.catalog.demands import demands_of
 from loradock.registry.catalog.duties import Duty
 from loradock.registry.catalog.fleet import live_heartbeats
-from loradock.registry.catalog.gate import Wanted, report_of
+from loradock.registry.catalog.gate import Wanted, check_protection, report_of
 from loradock.registry.catalog.journal import record_change
 from loradock.registry.catalog.pages import AnyRow
 from loradock.registry.catalog.tables import rollouts
 from loradock.registry.catalog.types import now
-from loradock.registry.errors import EvalGateFailed
+from loradock.registry.errors import AliasProtected, EvalGateFailed
 from loradock.registry.policy import GateReport
 from loradock.registry.resources import MoveKind
 from loradock.registry.rollout import (
@@ -38,10 +38,18 @@ from loradock.registry.steps import reached
 
 
 def begin(
-    c: Connection, top: ledger.Entry, version: AnyRow, plan: Plan, by: str, reason: str
+    c: Connection,
+    top: ledger.Entry,
+    version: AnyRow,
+    plan: Plan,
+    by: str,
+    reason: str,
+    *,
+    may_move_protected: bool,
 ) -> AnyRow:
     """Write a rollout, and give its candidate the first share."""
     at = now()
+    forget_counts(c, top.alias_id)
     values = {
         "id": str(uuid.uuid4()),
         "alias_id": top.alias_id,
@@ -56,6 +64,7 @@ def begin(
         "reason": reason,
         "started_by": by,
         "started_at": at,
+        "may_move_protected": may_move_protected,
     }
     c.execute(insert(rollouts).values(values))
     row = rows.by_id(c, str(values["id"]))
@@ -94,15 +103,35 @@ def take_step(c: Connection, rollout_id: str, duty: Duty) -> Step:
     lock_adapter(c, row.project, row.adapter)
     row = rows.by_id(c, rollout_id)  # as it is, now that nobody else moves the alias
     decision = standing_of(c, row).decision
-    by = f"rollout of {row.started_by}"[:256]
-    if decision.step is Step.ABORT:
+    done, by = decision.step, f"rollout of {row.started_by}"[:256]
+    if done is Step.ABORT:
         rows.abort_rollout(c, row, by, decision.why)
-    elif decision.step is Step.ADVANCE:
-        _advance(c, row, by)
-    elif decision.step is Step.PROMOTE:
-        _promote_or_stop(c, row, by)
+    elif done is Step.STOP:
+        _stop(c, row, by, decision.why)
+    elif done is not Step.WAIT:
+        done = _go_on_or_stop(c, row, by, done)
     reached("rollout.written")
-    return decision.step
+    return done
+
+
+def _go_on_or_stop(c: Connection, row: AnyRow, by: str, step: Step) -> Step:
+    """Advance or promote, if the alias's policy as it is now lets this rollout."""
+    demands, name = demands_of(c, row.alias_id), f"{row.adapter}:{row.alias}"
+    try:
+        check_protection(demands, name, may_move_protected=bool(row.may_move_protected))
+        if step is Step.ADVANCE:
+            _advance(c, row, by)
+        else:
+            promote(c, row, by, "all stages passed")
+    except (AliasProtected, EvalGateFailed) as refused:
+        _stop(c, row, by, str(refused))
+        return Step.STOP
+    return step
+
+
+def _stop(c: Connection, row: AnyRow, by: str, why: str) -> None:
+    rows.bring_to(c, row, RolloutState.PAUSED, by, why)
+    rows.tell(c, row, "rollout.stop", by, why)
 
 
 def _advance(c: Connection, row: AnyRow, by: str) -> None:
@@ -111,14 +140,6 @@ def _advance(c: Connection, row: AnyRow, by: str) -> None:
     top = ledger.entry(c, row.alias_id, row.generation)
     _lay_split(c, row, top, stage, by, f"stage {stage + 1}: {share:g} %")
     rows.tell(c, row, "rollout.advance", by, stage=str(stage), share=f"{share:g} %")
-
-
-def _promote_or_stop(c: Connection, row: AnyRow, by: str) -> None:
-    try:
-        promote(c, row, by, "all stages passed")
-    except EvalGateFailed as unmet:
-        rows.change_rollout(c, row, state=RolloutState.PAUSED.value, reason=str(unmet))
-        rows.tell(c, row, "rollout.stop", by, str(unmet))
 
 
 def promote(
@@ -165,7 +186,7 @@ def _reference(counts: Mapping[int, Mapping[Arm, ArmCounts]], min_calls: int) ->
     """Find what the incumbent did in the last stage in which it was asked often enough."""
     for generation in sorted(counts, reverse=True):
         incumbent = counts[generation].get(Arm.INCUMBENT, ArmCounts())
-        if incumbent.num_calls >= max(1, min_calls):
+        if incumbent.num_calls >= min_calls:
             return incumbent
     return ArmCounts()
 

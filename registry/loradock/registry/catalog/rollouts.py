@@ -79,7 +79,8 @@ class Rollouts:
 
         If the policy protects the alias, `may_move_protected` is needed (AliasProtected).
 
-        `override_gate` starts all the same, for a reason; the last step asks the policy again.
+        `override_gate` starts all the same, for a reason; the last step asks the policy again,
+        and each step whether the alias is protected by then.
         """
         _check_key(project, adapter, alias)
         check_number("version_number", version_number)
@@ -114,7 +115,8 @@ class Rollouts:
             report = steps.report_on(c, project, top, version.id, {by})
             if not report.passed and not (override_gate or validate_only):
                 raise EvalGateFailed(f"{adapter}@{version_number}", name, report.checks)
-            row = steps.begin(c, top, version, plan, by, reason)
+            may = may_move_protected
+            row = steps.begin(c, top, version, plan, by, reason, may_move_protected=may)
             request.settle(c, rollout=row.id)
             unmet = "; ".join(check.subject for check in report.failures)
             details = {"gate": "overridden", "unmet": unmet} if unmet else {}
@@ -141,10 +143,21 @@ class Rollouts:
         return self._steer(project, adapter, alias, RolloutState.PAUSED, reason, by)
 
     def resume(
-        self, project: str, adapter: str, alias: str, *, reason: str = "", by: str
+        self,
+        project: str,
+        adapter: str,
+        alias: str,
+        *,
+        reason: str = "",
+        by: str,
+        may_move_protected: bool = False,
     ) -> Standing:
-        """Go on; the stage's hold begins anew. Idempotent."""
-        return self._steer(project, adapter, alias, RolloutState.RUNNING, reason, by)
+        """Go on; the stage's hold begins anew. Idempotent.
+
+        Whoever may move a protected alias lets the rollout do so by resuming it.
+        """
+        anew = {"may_move_protected": True} if may_move_protected else {}
+        return self._steer(project, adapter, alias, RolloutState.RUNNING, reason, by, **anew)
 
     def promote(
         self,
@@ -180,7 +193,7 @@ class Rollouts:
         """Give all requests back to the incumbent. Idempotent."""
 
         def act(c: Connection, row: AnyRow) -> None:
-            rows.abort_rollout(c, row, by, reason or f"by {by}")
+            rows.abort_rollout(c, row, by, reason)
 
         return self._act(project, adapter, alias, RolloutState.ABORTED, act, by, reason)
 
@@ -201,12 +214,19 @@ class Rollouts:
         return done
 
     def _steer(
-        self, project: str, adapter: str, alias: str, to: RolloutState, reason: str, by: str
+        self,
+        project: str,
+        adapter: str,
+        alias: str,
+        to: RolloutState,
+        reason: str,
+        by: str,
+        **more: object,
     ) -> Standing:
         def act(c: Connection, row: AnyRow) -> None:
             verb = "pause" if to is RolloutState.PAUSED else "resume"
             anew = {"stage_at": now()} if to is RolloutState.RUNNING else {}
-            rows.change_rollout(c, row, state=to.value, reason=reason or f"by {by}", **anew)
+            rows.bring_to(c, row, to, by, reason, **anew, **more)
             rows.tell(c, row, f"rollout.{verb}", by, reason)
 
         return self._act(project, adapter, alias, to, act, by, reason)
@@ -230,7 +250,8 @@ class Rollouts:
             row = rows.last_of(c, project, adapter, alias)
             if row.state != to.value:
                 if row.ended_at is not None:
-                    raise RolloutEnded(f"{adapter}:{alias}", row.state, row.reason)
+                    why = row.state_reason or "no reason given"
+                    raise RolloutEnded(f"{adapter}:{alias}", row.state, why)
                 act(c, row)
             reached("rollout.written")
             return steps.standing_of(c, rows.by_id(c, row.id))

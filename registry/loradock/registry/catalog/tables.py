@@ -199,6 +199,9 @@ rollouts = Table(
     Column("started_by", WHO, nullable=False),
     Column("started_at", Moment, nullable=False),
     Column("ended_at", Moment),  # null: it goes on
+    Column("state_reason", Text),  # null: it is as it was begun
+    Column("state_by", WHO),
+    Column("may_move_protected", Boolean),  # who began or resumed it; null: not known, so no
     Index(None, "alias_id", "started_at"),
 )
 _GOES_ON = text("ended_at IS NULL")

@@ -35,6 +35,8 @@ def rollout(noun: nouns.Rollout) -> wire.Rollout:
         stage=noun.stage,
         stage_started_at=timestamp(noun.stage_at),
         reason=noun.reason,
+        state_reason=noun.state_reason,
+        state_by=noun.state_by,
         started_by=noun.started_by,
         started_at=timestamp(noun.started_at),
         ended_at=None if noun.ended_at is None else timestamp(noun.ended_at),

@@ -65,7 +65,11 @@ class RolloutService(grpc_wire.RolloutServiceServicer):
         key = names.rollout_of(request.name, Role.PROMOTE)
         by = current_call().principal.subject
         standing = await self._threads.run(
-            self._rollouts.resume, *key, reason=request.reason, by=by
+            self._rollouts.resume,
+            *key,
+            reason=request.reason,
+            by=by,
+            may_move_protected=current_call().principal.may(Role.OPERATE),
         )
         return wire.ResumeRolloutResponse(rollout=convert.standing(standing))
 
