@@ -9,6 +9,7 @@ import pytest
 from google.protobuf import duration_pb2
 from served import TIMEOUT_S, alias_name, running, target_of, until
 
+from loradock.server.answering import shadows
 from loradock.v1 import inference_service_pb2 as inference
 from loradock.v1 import resources_pb2
 from loradock.v1 import rollout_service_pb2 as wire
@@ -28,11 +29,14 @@ async def shadowing(tiny_base, tiny_adapter, folder, seed=2, candidate=None, **s
             "triage", tiny_adapter(seed), **(candidate or {"labels": LABELS[::-1]})
         )
         await served.set_alias("triage", 1)
+        a_day = duration_pb2.Duration(seconds=86_400)
         request = wire.StartRolloutRequest(
             name=alias_name("triage"),
             version_number=2,
             etag="1",
-            stages=[wire.RolloutStage(hold=duration_pb2.Duration(seconds=3600))],
+            stages=[
+                wire.RolloutStage(weight_basis_points=weight, hold=a_day) for weight in (0, 100)
+            ],
             shadow_basis_points=10_000,
         )
         await RolloutServiceStub(served.channel).StartRollout(request, timeout=TIMEOUT_S)
@@ -144,6 +148,25 @@ async def test_s12_shadow_leaves_its_place_to_a_caller_who_waits_for_it(
         assert waited_s < max(0.3, alone_s / 3)
         told = await counted(served, 1)
         assert (told.num_calls, told.num_dropped) == (0, 1)
+
+
+@pytest.mark.contract("S12")
+async def test_s12_shadow_that_is_not_done_in_time_says_nothing_of_the_candidate(
+    tiny_base, tiny_adapter, tmp_path, monkeypatch
+):
+    """It may have waited for room: what guards take for a failure has to be the candidate's."""
+    monkeypatch.setattr(shadows, "MAX_S", 0.05)
+    endless = {"decoding": resources_pb2.Decoding(max_tokens=900)}
+    async with shadowing(
+        tiny_base, tiny_adapter, tmp_path, candidate=endless, default_max_tokens=1
+    ) as served:
+        asked = inference.GenerateRequest(
+            target=target_of("triage"), prompt=inference.Prompt(text="hello there")
+        )
+        await served.inference.Generate(asked, timeout=TIMEOUT_S)
+        told = await counted(served, 1)
+        assert (told.num_calls, told.num_errors, told.num_dropped) == (0, 0, 1)
+        await until(lambda: served.is_idle)
 
 
 @pytest.mark.contract("S12")

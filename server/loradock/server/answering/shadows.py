@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 MAX_QUEUED = 8
 MAX_AGE_S = 10.0  # then it is dropped: it is not of this stage's traffic any more
-MAX_S = 60.0
+MAX_S = 60.0  # then it is dropped: how long it waits for room says nothing of the candidate
 LOOK_S, LOOKS_IN_THE_WAY = 0.02, 2  # how a running shadow finds that somebody waits for its place
 
 # Compute it again, with the candidate; give after how many tokens the two differ, None if they
@@ -109,12 +109,12 @@ class Shadows:
         call, progress = self._call_of(shadow), Progress()
         enter_call(call)
         try:
-            with self._traffic.count(answered, progress, call):
-                async with (
-                    asyncio.timeout(MAX_S),
-                    self._answering.shadowing(answered, progress, call) as candidate,
-                ):
-                    after = await shadow.compute(candidate, progress, call)
+            async with asyncio.timeout(MAX_S):
+                with self._traffic.count(answered, progress, call):
+                    async with self._answering.shadowing(answered, progress, call) as candidate:
+                        after = await shadow.compute(candidate, progress, call)
+        except TimeoutError:
+            self._drop(answered)
         except Exception as error:
             log.info("shadow failed: %s", type(error).__name__)
         else:
@@ -123,7 +123,8 @@ class Shadows:
     def _call_of(self, shadow: _Shadow) -> Call:
         """Make the shadow's call, of the task that computes it: same id, so the same draws."""
         of = shadow.call
-        call = Call(of.method, of.request_id, of.principal, time.monotonic() + MAX_S)
+        deadline = time.monotonic() + 2 * MAX_S  # which it never reaches
+        call = Call(of.method, of.request_id, of.principal, deadline)
         call.priority = Priority.LOW
         assert shadow.answered.split is not None
         candidate = shadow.answered.split.candidate
