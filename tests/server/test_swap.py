@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from oracle import Oracle
-from served import reason_of, running, until
+from served import alias_name, reason_of, running, until
 
 from loradock.v1 import registry_service_pb2, server_service_pb2
 
@@ -189,6 +189,8 @@ async def test_yank_of_a_live_version_stops_new_requests_and_unyank_lets_them(tw
 
     await until(lambda: refused("triage"))
     await until(lambda: refused("triage@1"))
+    (told,) = (await two_versions.look()).degraded
+    assert told == f"{alias_name('triage')}: answers nobody, for triage@1 was yanked: leaks"
     unyank = registry_service_pb2.UnyankVersionRequest(name=name, reason="it does not")
     await two_versions.registry.UnyankVersion(unyank, timeout=10)
 
@@ -196,6 +198,7 @@ async def test_yank_of_a_live_version_stops_new_requests_and_unyank_lets_them(tw
         return not await refused("triage")
 
     await until(answers)
+    assert not (await two_versions.look()).degraded
 
 
 async def test_yank_while_a_version_is_brought_in_is_not_missed(two_versions, monkeypatch):

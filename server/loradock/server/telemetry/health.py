@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loradock.registry.resources import VersionState
 from loradock.server.aliases.follow import divergence
 from loradock.server.aliases.live import Live
 from loradock.server.residency.pins import Pins
@@ -34,6 +35,7 @@ class Health:
         return [
             *(str(outage) for outage in self._outages if outage.goes_on),
             *self._divergences(project),
+            *self._yanked(project),
             *self._pins.problems(project),
             *self._failures(project),
             *(f"a fault of this program: {violation}" for violation in self._upkeep.violations),
@@ -46,7 +48,17 @@ class Health:
             if live.is_divergent and key[0] == project
         ]
 
+    def _yanked(self, project: str) -> list[str]:
+        """Tell which aliases answer nobody until they are moved."""
+        mine = [(alias_name(*key), at.version) for key, at in self._live.table.items()]
+        return [
+            f"{name}: answers nobody, for {v.adapter}@{v.number} was yanked: {v.state_reason}"
+            for name, v in mine
+            if v.project == project and v.state is VersionState.YANKED
+        ]
+
     def _failures(self, project: str) -> list[str]:
-        failed = [place for place in self._residencies.places() if place.state == FAILED]
-        mine = [(place.version, place.reason) for place in failed if place.key[0] == project]
+        """Tell what callers are refused for now; once the back-off is over, they are let try."""
+        refused = [place for place in self._residencies.places() if place.back_off_s]
+        mine = [(place.version, place.reason) for place in refused if place.key[0] == project]
         return [f"{v.adapter}@{v.number} could not be brought in: {why}" for v, why in mine]
