@@ -195,7 +195,7 @@ rollouts = Table(
     Column("stage_at", Moment, nullable=False),
     Column("generation", Integer, nullable=False),  # the alias's, at this stage
     Column("sequence", BigInteger, nullable=False),  # the change that servers have to follow
-    Column("reason", Text, nullable=False),
+    Column("reason", Text, nullable=False),  # what it was begun for
     Column("started_by", WHO, nullable=False),
     Column("started_at", Moment, nullable=False),
     Column("ended_at", Moment),  # null: it goes on

@@ -190,7 +190,7 @@ class ServerService(grpc_wire.ServerServiceServicer):
         self, request: wire.OverrideAliasRequest, context: object
     ) -> wire.OverrideAliasResponse:
         """Answer an alias with another resident version while the catalog is down."""
-        key = names.alias_of(request.name, Role.OPERATE)  # no policy is asked: it can't be
+        key = names.alias_of(request.name, Role.OPERATE)  # as it takes to move a protected alias
         digest: str | None = None
         if request.WhichOneof("to") == "version_digest":
             digest = check_digest("version_digest", request.version_digest)
