@@ -1,6 +1,7 @@
 """S7, S8, S9, S11: what is brought in, once; what may not go; what can't come; what was broken."""
 
 import asyncio
+import time
 from contextlib import asynccontextmanager, contextmanager
 
 import grpc
@@ -191,6 +192,21 @@ async def test_s9_failed_load_is_told_backs_off_and_delays_nobody(served, caplog
     listed = {digest for digest, place in served.residencies.items() if place.state == "resident"}
     assert listed == set(served.parts.engine.state().resident)
     assert len(listed) == 2
+
+
+async def test_a_failed_load_is_degraded_as_long_as_callers_are_refused_for_it(served):
+    health = served.parts.inside.health
+    with blobs_gone(served):
+        assert reason_of(await refusal_of(served.ask("triage@1"))) == "ADAPTER_LOAD_FAILED"
+    (place,) = served.parts.inside.residencies.places()
+    place.retry_at = time.monotonic() + 60.0
+    (told,) = health.degraded("default")
+    assert told.startswith("triage@1 could not be brought in: ")
+    assert health.degraded("other") == []
+    place.retry_at = time.monotonic()
+    assert health.degraded("default") == [], "who asks now is let try"
+    (failed,) = (await served.look()).server.residencies
+    assert failed.state == server_service_pb2.RESIDENCY_STATE_FAILED and failed.reason
 
 
 @pytest.mark.contract("S11")

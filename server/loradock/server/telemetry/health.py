@@ -6,7 +6,7 @@ from loradock.registry.resources import VersionState
 from loradock.server.aliases.follow import divergence
 from loradock.server.aliases.live import Live
 from loradock.server.residency.pins import Pins
-from loradock.server.residency.residencies import FAILED, Residencies
+from loradock.server.residency.residencies import Residencies
 from loradock.server.services.names import alias_name
 from loradock.server.telemetry.outage import Outage
 from loradock.server.upkeep import Upkeep
