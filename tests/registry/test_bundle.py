@@ -5,6 +5,7 @@ import json
 import shutil
 import tarfile
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from tiny_registry import TinyRegistry, digest
@@ -14,11 +15,12 @@ from loradock.registry.bundle.index import INDEX_NAME
 from loradock.registry.errors import (
     AliasProtected,
     DigestMismatch,
+    EvalGateFailed,
     InvalidArgument,
     NotAdmitted,
     RegistryError,
 )
-from loradock.registry.policy import Demands
+from loradock.registry.policy import Demands, SuiteDemand
 from loradock.registry.registry import open_registry
 from loradock.registry.resources import (
     Dataset,
@@ -230,6 +232,27 @@ def test_a4_a_bundle_that_was_tampered_with_is_refused(source, target, change, k
     assert target.versions.search("dock").items == []
     for told in target.integrity.verify():
         assert told.damages == ()
+
+
+@pytest.mark.contract("R8")
+def test_r8_an_imported_evaluation_grows_too_old_though_its_date_is_to_come(source, target):
+    to_come = datetime(2999, 1, 1, tzinfo=UTC)
+
+    def postdate(document):
+        for evaluation in document["evaluations"]:
+            evaluation["created_at_us"] = int(to_come.timestamp()) * 1_000_000
+
+    take(target, repacked(exported(source, "triage@1"), in_index(postdate)))
+    kept = target.evaluations.list("dock").items
+    assert kept and all(one.created_at <= datetime.now(UTC) for one in kept)
+    deeds = [deed for deed in target.audit.list("dock").items if deed.action == "evaluation.import"]
+    assert {deed.details["recorded_at"] for deed in deeds} == {to_come.isoformat()}
+    demands = Demands((SuiteDemand("heldout"),), max_age_s=0.0)
+    key = ("dock", "triage", "production")
+    target.policies.set(*key, demands, expected_revision=0, by="olga")
+    with pytest.raises(EvalGateFailed) as refused:
+        target.aliases.set(*key, version_number=1, expected_generation=None, by="ann")
+    assert [check.code for check in refused.value.failures] == ["TOO_OLD"]
 
 
 def tar_with(kind, name, link="", size=0):

@@ -1,6 +1,6 @@
 """Evaluations that another registry recorded: kept under their ids, with their time and author.
 
-They are a bundle's word; the audit log says who brought them.
+None is later than its import. They are a bundle's word; the audit log says who brought them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from loradock.registry.catalog.tables import (
     evaluation_metrics,
     evaluations,
 )
+from loradock.registry.catalog.types import now
 from loradock.registry.errors import InvalidArgument
 from loradock.registry.limits import Limits
 from loradock.registry.resources import BaseDigests, Evaluation
@@ -62,7 +63,8 @@ class EvaluationImport:
             "harness": one.harness,
             "engine_profile": one.engine_profile,
             "created_by": one.created_by,
-            "created_at": one.created_at,
+            # A date to come would never be too old for a policy. The audit log has it as told.
+            "created_at": min(one.created_at, now()),
         }
         rows = checked_metrics(one.metrics, self._limits.max_metrics)
         inserted = c.execute(insert(evaluations).values(row).returning(evaluations.c.ordinal))
