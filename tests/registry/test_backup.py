@@ -39,10 +39,10 @@ def opened(place):
     return TinyRegistry(open_registry(*place, migrate=True))
 
 
-def saved(place, folder):
+def saved(place, folder, **options):
     database, store = Database(place[0]), open_store(place[1])
     try:
-        return back_up(database, store, folder)
+        return back_up(database, store, folder, **options)
     finally:
         database.close()
         store.close()
@@ -239,6 +239,23 @@ def test_r19_damage_in_the_store_that_is_restored_to_is_mended(backup, tmp_path)
     back = TinyRegistry(open_registry(*target(tmp_path)))
     assert [told.damages for told in back.registry.integrity.verify()][-1] == ()
     back.registry.close()
+
+
+@pytest.mark.contract("R19")
+def test_r19_a_later_backup_mends_what_the_folder_lost(backup, tmp_path):
+    """What was cut always; a flipped byte, which takes reading everything, if asked to."""
+    place = (f"sqlite:///{tmp_path}/kept.db", f"file://{tmp_path}/kept")
+    cut, flipped, *_ = paths = sorted(p for p in (backup / "blobs").rglob("*") if p.is_file())
+    content = {path: path.read_bytes() for path in paths}
+    cut.write_bytes(content[cut][:-1])
+    flipped.write_bytes(content[flipped][:-1] + bytes([content[flipped][-1] ^ 1]))
+    done = saved(place, backup)
+    assert (done.num_copied, done.num_mended, done.damaged) == (1, 1, ())
+    assert [path for path in paths if path.read_bytes() != content[path]] == [flipped]
+    done = saved(place, backup, verify=True)
+    assert (done.num_copied, done.num_mended, done.damaged) == (1, 1, ())
+    assert flipped.read_bytes() == content[flipped]
+    assert saved(place, backup, verify=True).num_copied == 0
 
 
 @pytest.mark.contract("R19")

@@ -35,15 +35,22 @@ class BackedUp:
     num_rows: int
     num_blobs: int
     size_bytes: int
-    num_copied: int  # blobs that it did not hold before
+    num_copied: int  # blobs that it did not hold whole before
+    num_mended: int  # of these, what it held damaged
     damaged: tuple[str, ...]  # digests of versions' blobs that could not be read: see `verify`
 
 
 def back_up(
-    database: Database, store: BlobStore, folder: Path, on_blob: OnBlob = lambda count: None
+    database: Database,
+    store: BlobStore,
+    folder: Path,
+    on_blob: OnBlob = lambda count: None,
+    *,
+    verify: bool = False,
 ) -> BackedUp:
     """Add a catalog to a folder, and the blobs that it lacks; each is hashed on its way.
 
+    What is there already is taken at its size; with `verify` it is hashed too, and mended.
     Publishes may go on. The catalog appears last, so that one that is there has its blobs.
     """
     check_schema(database)
@@ -55,15 +62,17 @@ def back_up(
             num_rows = write_dump(c, file, known_schema())
         file.flush()
         needed = _needed(Dump(part))
-        copied, damaged, size_bytes = 0, list[str](), 0
+        copied, mended, damaged, size_bytes = 0, 0, list[str](), 0
         for count, (ref, is_needed) in enumerate(needed.items(), 1):
             try:
-                copied += copy_blob(store, target, ref)
+                was_there = target.size(ref.digest) is not None
+                is_new = copy_blob(store, target, ref, hashes_target=verify)
+                copied, mended = copied + is_new, mended + (is_new and was_there)
                 size_bytes += ref.size_bytes
             except (NotFound, DigestMismatch):
                 damaged += [ref.digest] if is_needed else []
             on_blob(count)
-    return BackedUp(path, num_rows, len(needed), size_bytes, copied, tuple(damaged))
+    return BackedUp(path, num_rows, len(needed), size_bytes, copied, mended, tuple(damaged))
 
 
 def _hold_everything(database: Database) -> None:

@@ -24,7 +24,7 @@ def catalogs_of(folder: Path) -> list[Path]:
 def copy_blob(
     source: BlobStore, target: BlobStore, ref: BlobRef, *, hashes_target: bool = False
 ) -> bool:
-    """Copy a blob, hashed on its way (DigestMismatch); tell whether it was lacking.
+    """Copy a blob, hashed on its way (DigestMismatch); tell whether it was not there whole.
 
     What is there already is taken at its size, or else hashed, and replaced if it is damaged.
     """
