@@ -19,6 +19,8 @@ from served import inference, reason_of, running, target_of
 from tiny_gguf import make_tiny_gguf
 
 from loradock.cli.main import run as main
+from loradock.registry.catalog.database import Database
+from loradock.registry.catalog.schema import known_revisions, upgrade
 from loradock.server import app
 from loradock.server.app import start_server
 from loradock.server.config import Config
@@ -164,12 +166,32 @@ def test_no_ready_file_is_left_of_a_server_that_was_killed(tiny_base, tmp_path):
         (("backup", "out"), 3, "there is no catalog in"),
         (("backup", "out", "--database-url", "postgresql://127.0.0.1:1/x"), 8, "does not answer"),
         (("migrate", "--database-url", "postgresql://127.0.0.1:1/x"), 8, "does not answer"),
+        (("migrate",), 3, "there is no catalog in"),
     ],
 )
 def test_commands_of_a_host_say_what_is_not_there(words, code, said, tmp_path, capsys):
     assert main([*words, "--data-dir", str(tmp_path / "data")]) == code
     assert said in capsys.readouterr().err
     assert not (tmp_path / "data" / "catalog.db").exists()
+
+
+def test_migrate_says_what_there_was(tmp_path, capsys):
+    database = Database(f"sqlite:///{tmp_path}/catalog.db")
+    words = ["migrate", "--data-dir", str(tmp_path)]
+    url = ["migrate", "--database-url", f"sqlite:///{tmp_path}/typo.db"]
+    upgrade(database, known_revisions()[-2])
+    database.close()
+    told = []
+    for command in (words, words, url):
+        assert main(command) == 0
+        told.append(capsys.readouterr().out)
+    this, before = known_revisions()[-1], known_revisions()[-2]
+    assert told == [
+        f"The catalog's schema is this release's, {this}; it was {before}.\n",
+        f"The catalog's schema is this release's, {this}, and was so before.\n",
+        f"The catalog's schema is this release's, {this}. "
+        "The database was empty: this catalog is new.\n",
+    ]
 
 
 @pytest.mark.parametrize(

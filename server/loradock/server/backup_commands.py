@@ -12,17 +12,18 @@ from loradock.cli.output import note, print_json, size_text
 from loradock.cli.progress import count_progress
 from loradock.cli.refusal import INTEGRITY, NOT_FOUND, CommandError
 from loradock.server.config import Config, load_config
-from loradock.server.host_commands import declare, options, parameter, refusals
+from loradock.server.host_commands import check_there, declare, options, parameter, refusals
 
 BACKUP_HELP = """\b
 Example:
   $ loradock backup /mnt/backup
+  $ loradock backup /mnt/backup --verify
   $ loradock backup /mnt/backup --database-url postgresql://… --blob-url s3://…
 
 Save the catalog as it is at one moment, and every blob that it speaks of, hashed on its way.
 Servers go on meanwhile. The folder keeps one catalog for each backup, and each blob once: a later
-backup copies only what is new. Exit code 7 if bytes that versions need can't be read; the rest is
-saved.
+backup copies only what is new; with --verify it also reads what the folder holds already, and
+mends what is damaged. Exit code 7 if bytes that versions need can't be read; the rest is saved.
 """
 RESTORE_HELP = """\b
 Example:
@@ -36,18 +37,18 @@ again. Exit code 7 if the backup lacks bytes: pushing them again mends that.
 """
 
 
-def backup(folder: Path, as_json: bool = False, **flags: object) -> None:
+def backup(folder: Path, verify: bool = False, as_json: bool = False, **flags: object) -> None:
     """Save. Its help and options are declared below."""
     from loradock.registry.backup.backup import back_up
     from loradock.registry.catalog.database import Database
     from loradock.registry.stores import open_store
 
     config = _config(flags)
-    _check_there(config)
+    check_there(config)
     with refusals("see `loradock backup --help`"), count_progress("blobs") as show:
         database, store = Database(config.catalog_url), open_store(config.blobs_url)
         try:
-            done = back_up(database, store, folder, show)
+            done = back_up(database, store, folder, show, verify=verify)
         finally:
             database.close()
             store.close()
@@ -57,6 +58,8 @@ def backup(folder: Path, as_json: bool = False, **flags: object) -> None:
         f"{done.catalog} has {done.num_rows} rows; {done.num_copied} of {done.num_blobs} blobs "
         f"({size_text(done.size_bytes)} in all) were new"
     )
+    if done.num_mended:
+        note(f"{done.num_mended} of these the folder held damaged: look after its disk")
     if done.damaged:
         raise CommandError(
             f"{len(done.damaged)} blobs that versions need could not be read",
@@ -107,16 +110,6 @@ def _found(catalog: Path, folder: Path) -> Path:
     raise CommandError(f"there is no catalog {catalog}", there, NOT_FOUND)
 
 
-def _check_there(config: Config) -> None:
-    """Refuse to save what is not there: to open an embedded catalog is to make it."""
-    if config.is_embedded and not (config.folder / "catalog.db").is_file():
-        raise CommandError(
-            f"there is no catalog in {config.folder}",
-            "say where it is: --data-dir, or --database-url and --blob-url",
-            NOT_FOUND,
-        )
-
-
 _FOLDER = parameter(
     "folder",
     Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the backups are.")],
@@ -127,6 +120,11 @@ _CATALOG = parameter(
     Annotated[Path | None, typer.Option(help="One of its catalogs; by default the latest.")],
     None,
 )
+_VERIFY = parameter(
+    "verify",
+    Annotated[bool, typer.Option("--verify", help="Hash what the folder holds already, too.")],
+    False,
+)
 _JSON = parameter(
     "as_json",
     Annotated[bool, typer.Option("--json", help="Give JSON, as docs/cli.md describes.")],
@@ -134,5 +132,5 @@ _JSON = parameter(
 )
 _PLACE = options({"database_url", "blob_url", "data_dir"})
 
-declare(backup, BACKUP_HELP, [_FOLDER, _JSON, *_PLACE])
+declare(backup, BACKUP_HELP, [_FOLDER, _VERIFY, _JSON, *_PLACE])
 declare(restore, RESTORE_HELP, [_FOLDER, _CATALOG, _JSON, *_PLACE])

@@ -16,7 +16,13 @@ from loradock.cli.command import JsonOption, command
 from loradock.cli.output import note, show_record
 from loradock.cli.session import connect
 from loradock.server.config import load_config
-from loradock.server.host_commands import declare, options, refusals
+from loradock.server.host_commands import (
+    check_there,
+    declare,
+    draw_no_bars_off_a_terminal,
+    options,
+    refusals,
+)
 from loradock.server.loading import describe
 
 base = cli_base.app  # the CLI's own commands on bases, and `register`
@@ -31,24 +37,46 @@ Keep a base resident and answer through its adapters. Every option can also stan
 environment (LORADOCK_PORT) or in a TOML file (--config). Without --database-url everything is kept
 in --data-dir.
 """
+MIGRATE_HELP = """\b
+Example:
+  $ loradock migrate --database-url postgresql://…
+  $ loradock migrate --data-dir /var/lib/loradock
+
+Bring the catalog's schema to this release's, beside running servers. An empty database becomes a
+new catalog, and it is said so; a data folder without a catalog is refused, for `loradock serve`
+makes one by itself.
+"""
 
 
 def serve(ready_file: Path | None = None, **flags: object) -> None:
     """Serve until told to stop. Its help and options are declared below."""
     from loradock.server.run import run
 
+    draw_no_bars_off_a_terminal()
     with refusals("see `loradock serve --help`"):
         run(load_config(flags), ready_file)
 
 
 def migrate(**flags: object) -> None:
-    """Bring the catalog's schema to this release's."""
-    from loradock.registry.registry import open_registry
+    """Bring the schema up. Its help and options are declared below."""
+    from loradock.registry.catalog.database import Database
+    from loradock.registry.catalog.schema import known_schema, upgrade
 
     with refusals("see `loradock migrate --help`"):
         config = load_config({**flags, "roles": "registry"})
-        open_registry(config.catalog_url, config.blobs_url, migrate=True).close()
-    typer.echo("The catalog's schema is this release's.")
+        check_there(config)
+        database = Database(config.catalog_url)
+        try:
+            before = upgrade(database)
+        finally:
+            database.close()
+    told = f"The catalog's schema is this release's, {known_schema()}"
+    if before is None:
+        typer.echo(f"{told}. The database was empty: this catalog is new.")
+    elif before != known_schema():
+        typer.echo(f"{told}; it was {before}.")
+    else:
+        typer.echo(f"{told}, and was so before.")
 
 
 @command(
@@ -68,6 +96,7 @@ def register(
     from loradock.client import BaseDigests, ModuleShape
 
     note(f"reading {model} …")
+    draw_no_bars_off_a_terminal()
     with refusals():
         found = describe(model, name)
     fingerprint = found.fingerprint
@@ -107,6 +136,6 @@ _READY_FILE = inspect.Parameter(
 declare(serve, SERVE_HELP, [*options(), _READY_FILE])
 declare(
     migrate,
-    "Bring the catalog's schema to this release's.",
+    MIGRATE_HELP,
     options({"database_url", "blob_url", "data_dir"}),
 )

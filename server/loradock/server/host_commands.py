@@ -6,6 +6,8 @@ Their options are made of the settings, each with the setting's own help.
 from __future__ import annotations
 
 import inspect
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -50,6 +52,22 @@ def refusals(hint: str = "") -> Iterator[None]:
     except registry.RegistryError as error:
         code = next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), GENERIC)
         raise CommandError(str(error), hint, code) from error
+
+
+def draw_no_bars_off_a_terminal() -> None:
+    """Keep libraries from it, which draw unasked as they read a base. Before they are imported."""
+    if not sys.stderr.isatty():
+        os.environ["TQDM_DISABLE"] = "1"
+
+
+def check_there(config: Config) -> None:
+    """Refuse an embedded catalog that is not there: to open it would be to make it."""
+    if config.is_embedded and not (config.folder / "catalog.db").is_file():
+        raise CommandError(
+            f"there is no catalog in {config.folder}",
+            "say where it is: --data-dir, or --database-url and --blob-url",
+            NOT_FOUND,
+        )
 
 
 def options(names: set[str] | None = None) -> list[inspect.Parameter]:

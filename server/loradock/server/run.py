@@ -26,8 +26,6 @@ def run(config: Config, ready_file: Path | None = None) -> None:
     set_up_logging(config.log_level)
     if config.traces_endpoint:
         spans.send_to(config.traces_endpoint)
-    if not sys.stderr.isatty():
-        os.environ["TQDM_DISABLE"] = "1"  # libraries draw bars, unasked, as they load the base
     if ready_file is not None:
         _prepare(ready_file)
     asyncio.run(_serve(config, ready_file))

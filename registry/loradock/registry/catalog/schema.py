@@ -40,15 +40,17 @@ def check_schema(database: Database) -> None:
         raise UnknownSchema(found, known)
 
 
-def upgrade(database: Database, revision: str = "head") -> None:
+def upgrade(database: Database, revision: str = "head") -> str | None:
     """Bring the catalog up in one transaction; others that try meanwhile wait, then find it done.
 
-    A schema from a later release is refused, not touched.
+    Give the revision that it had; None if it was empty. A schema from a later release is refused,
+    not touched.
     """
     if database.path is not None:
         _prepare_file(database, database.path)
-    _check_not_foreign(database)
+    found = _known(found_schema(database))
     database.write(lambda c: _migrate(c, lambda config: command.upgrade(config, revision)))
+    return found
 
 
 def downgrade(database: Database, revision: str) -> None:
@@ -84,10 +86,10 @@ def known_revisions() -> list[str]:
     return [script.revision for script in scripts][::-1]
 
 
-def _check_not_foreign(database: Database) -> None:
-    found = found_schema(database)
+def _known(found: str | None) -> str | None:
     if found is not None and found not in known_revisions():
         raise UnknownSchema(found, known_schema())
+    return found
 
 
 def _prepare_file(database: Database, path: Path) -> None:
