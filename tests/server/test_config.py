@@ -49,6 +49,21 @@ def test_what_is_wrong_is_told_at_once():
 def test_names_of_bases_are_made_of_the_model():
     assert Config(model="/models/My_Base.v2.gguf").base_name == "my-base-v2"
     assert Config(model="org/Some-Model", model_name="given").base_name == "given"
+    assert Config(model="/models/" + "m" * 62 + "-x").base_name == "m" * 62
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"model": "m", "model_name": "Ti ny"}, "model_name: 'Ti ny' is no .*; 'ti-ny' is one$"),
+        ({"model": "m", "model_name": "ж"}, "model_name: 'ж' is no base name: [^;]*$"),
+        ({"roles": "registry", "model_name": "-"}, "model_name: '-' is no base name"),
+        ({"model": ".."}, r"model: '\.\.' gives the base no name; give one \(--model-name\)$"),
+    ],
+)
+def test_what_is_no_name_of_a_base_is_refused_not_bent(settings, said):
+    with pytest.raises(StartRefused, match=said):
+        Config(**settings)
 
 
 def test_secrets_are_not_shown():

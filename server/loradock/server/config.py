@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from loradock.registry.errors import InvalidName
-from loradock.registry.names import Reference, parse_reference
+from loradock.registry.names import Reference, check_name, parse_reference
 from loradock.server.errors import StartRefused
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        problems = [*_unknown_roles(self.role_names), *_out_of_range(self)]
+        problems = [*_unknown_roles(self.role_names), *_out_of_range(self), *_misnamed(self)]
         if self.has_role("inference") and not self.model:
             problems.append("model: name the base model to serve (--model)")
         if problems:
@@ -153,8 +153,7 @@ class Config:
     @property
     def base_name(self) -> str:
         """The base's name in the registry."""
-        name = self.model_name or Path(self.model).name.removesuffix(".gguf")
-        return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63]
+        return self.model_name or _name_of(Path(self.model).name.removesuffix(".gguf"))
 
     @property
     def pinned_references(self) -> tuple[Reference, ...]:
@@ -275,6 +274,23 @@ def _unknown_roles(roles: frozenset[str]) -> list[str]:
     unknown = sorted(roles - {"registry", "inference"})
     if not roles or unknown:
         return [f"roles: say registry, inference or both, not {', '.join(unknown) or 'none'}"]
+    return []
+
+
+def _name_of(text: str) -> str:
+    """Make a name of what may be none; empty if there is nothing to make it of."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:63].rstrip("-")
+
+
+def _misnamed(config: Config) -> list[str]:
+    if config.model_name:
+        try:
+            check_name("base", config.model_name)
+        except InvalidName as error:
+            near = _name_of(config.model_name)
+            return [f"model_name: {error}" + (f"; {near!r} is one" if near else "")]
+    elif config.model and config.has_role("inference") and not config.base_name:
+        return [f"model: {config.model!r} gives the base no name; give one (--model-name)"]
     return []
 
 
