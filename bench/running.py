@@ -19,6 +19,9 @@ from workload import Workload, write_adapters
 
 from loradock.client import Client
 
+if not sys.stderr.isatty():
+    os.environ["TQDM_DISABLE"] = "1"  # transformers, not yet imported, draws bars unasked
+
 HERE = Path(__file__).parent
 LORADOCK = Path(sys.executable).parent / "loradock"
 START_TIMEOUT_S = 120.0

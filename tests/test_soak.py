@@ -15,6 +15,7 @@ def soak(folder, seconds, seed):
     command = [sys.executable, SOAK, "--seconds", seconds, "--seed", seed, "--out", folder]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "%|" not in done.stderr, "a bar, off a terminal"
     record = json.loads((folder / "soak.json").read_text())
     assert record["answers"] > 10 * seconds
     assert record["faults"]
