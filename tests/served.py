@@ -18,7 +18,7 @@ from grpc_status import rpc_status
 
 from loradock.registry.resources import Residency
 from loradock.server.answering.inference import Inference
-from loradock.server.app import Server, start_server
+from loradock.server.app import Say, Server, start_server
 from loradock.server.config import Config
 from loradock.server.services.principal import Authenticator
 from loradock.v1 import (
@@ -163,7 +163,12 @@ def alias_name(adapter: str, name: str = "production") -> str:
 
 @asynccontextmanager
 async def running(
-    base: Path | str, folder: Path, authenticator: Authenticator | None = None, **settings: Any
+    base: Path | str,
+    folder: Path,
+    authenticator: Authenticator | None = None,
+    *,
+    say: Say = lambda line: None,
+    **settings: Any,
 ) -> AsyncIterator[Running]:
     """Start a server over `folder`, and stop it afterwards."""
     defaults: dict[str, Any] = {
@@ -175,7 +180,8 @@ async def running(
         "data_dir": folder,
         "drain_grace_s": 10.0,
     }
-    server = await start_server(Config(**(defaults | settings)), authenticator=authenticator)
+    config = Config(**(defaults | settings))
+    server = await start_server(config, say, authenticator=authenticator)
     try:
         async with grpc.aio.insecure_channel(server.address) as channel:
             yield Running(server, channel)

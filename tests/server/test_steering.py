@@ -13,7 +13,7 @@ from served import alias_name, reason_of, refusal_of, running, until
 
 from loradock.client import Client
 from loradock.server.errors import StartRefused
-from loradock.server.residency.pins import TEND_S
+from loradock.server.residency import pins
 from loradock.server.services.principal import Authenticator, Principal, Role
 from loradock.v1 import server_service_pb2 as wire
 
@@ -68,8 +68,8 @@ async def test_prefetch_brings_weights_to_disk_and_no_further(served):
 
 async def test_the_listing_tells_tier_bytes_leases_use_and_what_is_live(served):
     await served.set_alias("triage", 2)
-    for _ in range(3):
-        digest = (await served.ask("triage")).answerer.version_digest
+    answers = [await served.ask("triage") for _ in range(3)]
+    digest = answers[0].answerer.version_digest
     await do(served, "Prefetch", "triage@1")
     await do(served, "Pin", "triage@3")
     look = await served.look()
@@ -131,11 +131,11 @@ async def test_readiness_waits_for_what_is_pinned_from_the_start(tiny_base, tiny
             await served.publish(adapter, tiny_adapter(1))
     (tmp_path / "blobs").rename(tmp_path / "hidden")
     async with running(tiny_base, tmp_path, pin="triage, other@1") as served:
-        pins = ("default/other@1", "default/triage:production")
-        await until(lambda: told(served, *pins))
+        both = ("default/other@1", "default/triage:production")
+        await until(lambda: told(served, *both))
         await served.set_alias("triage", 1)
-        await asyncio.sleep(TEND_S)
-        assert await told(served, *pins)
+        await asyncio.sleep(pins.TEND_S)
+        assert await told(served, *both)
         assert await health(served.channel) == NOT_SERVING
         (tmp_path / "blobs").rename(tmp_path / "instead")
         (tmp_path / "hidden").rename(tmp_path / "blobs")
@@ -144,16 +144,38 @@ async def test_readiness_waits_for_what_is_pinned_from_the_start(tiny_base, tiny
         assert list((await served.look()).degraded) == []
 
 
+async def test_a_pin_of_what_the_catalog_does_not_have_is_told_again_and_again_and_waited_for(
+    tiny_base, tiny_adapter, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(pins, "TEND_S", 0.01)
+    monkeypatch.setattr(pins, "REMIND_S", 0.3)
+    said: list[str] = []
+    told = (
+        "pinned default/triage:production is not resident: the catalog has no alias "
+        "'triage:production', which is waited for; this server is not ready before it is"
+    )
+    async with running(tiny_base, tmp_path, say=said.append, pin="triage") as served:
+        started = time.monotonic()
+        await until(lambda: caplog.messages.count(told) >= 3)
+        assert caplog.messages.count(told) <= 2 + (time.monotonic() - started) / 0.3
+        assert told in said
+        assert list((await served.look()).degraded) == [told]
+        await served.publish("triage", tiny_adapter(1))
+        await served.set_alias("triage", 1)
+        await until(lambda: health_is(served, SERVING))
+        assert list((await served.look()).degraded) == []
+
+
 async def health_is(served, status):
     return await health(served.channel) == status
 
 
-async def told(served, *pins):
+async def told(served, *references):
     """Whether exactly these are told as pinned and not resident."""
     degraded = [line for line in (await served.look()).degraded if line.startswith("pinned")]
-    return len(degraded) == len(pins) and all(
-        line.startswith(f"pinned {pin} is not resident")
-        for line, pin in zip(degraded, pins, strict=True)
+    return len(degraded) == len(references) and all(
+        line.startswith(f"pinned {reference} is not resident")
+        for line, reference in zip(degraded, references, strict=True)
     )
 
 
@@ -260,7 +282,7 @@ async def test_pins_are_tended_though_one_of_them_can_not_be(served):
     inside.residencies.let_go(place.version)
     assert place.state == "absent"
     await asyncio.sleep(0)
-    await until(lambda: place.state == "resident", timeout_s=TEND_S * 10)
+    await until(lambda: place.state == "resident", timeout_s=pins.TEND_S * 10)
 
 
 @pytest.mark.contract("S14")

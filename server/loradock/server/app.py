@@ -146,6 +146,10 @@ async def start_server(
             metrics=metrics,
         )
         server = await _listen(config, gate, interceptor, registry, threads, inference)
+        if inference is not None and config.pinned_references:
+            server.tasks.append(asyncio.create_task(_begin(server.traffic, inference, say)))
+        else:
+            await server.traffic.begin()
         server.metrics_page = page
         undo.pop_all()
     return server
@@ -177,10 +181,6 @@ async def _listen(
         )
         server.tasks.append(asyncio.create_task(controller.run()))
         server.tasks.append(asyncio.create_task(tell_store(registry, threads)))
-    if config.pinned_references and inference is not None:
-        server.tasks.append(asyncio.create_task(_begin(traffic, inference)))
-    else:
-        await traffic.begin()
     return server
 
 
@@ -191,9 +191,13 @@ def _authenticator(config: Config) -> Authenticator:
     return Authenticator(config.read_token(), config.project, callers)
 
 
-async def _begin(traffic: Traffic, inference: Inference) -> None:
-    """Be ready once everything is resident that was to be."""
-    await inference.inside.pins.all_resident.wait()
+async def _begin(traffic: Traffic, inference: Inference, say: Say) -> None:
+    """Be ready once everything is resident that was to be; say what that waits for."""
+    pins = inference.inside.pins
+    await pins.all_tried.wait()
+    for problem in pins.problems():
+        say(problem)
+    await pins.all_resident.wait()
     await traffic.begin()
 
 
