@@ -50,6 +50,26 @@ async def test_heartbeats_tell_base_sequence_and_what_is_resident(
         await until(is_newer)
 
 
+async def test_heartbeats_tell_at_once_whether_a_server_is_drained(tiny_base, tmp_path):
+    async with running(tiny_base, tmp_path, heartbeat_interval_s=30.0) as served:
+        fleet = served.server.registry.fleet
+
+        async def told(drained):
+            await until(lambda: [beat.drained for beat in fleet.list()] == [drained])
+            assert [server.drained for server in await listed(served)] == [drained]
+
+        await told(False)
+        await served.servers.DrainServer(server_service_pb2.DrainServerRequest(), timeout=10)
+        await told(True)
+        await served.servers.UndrainServer(server_service_pb2.UndrainServerRequest(), timeout=10)
+        await told(False)
+        stream = served.stream(None, max_tokens=900)
+        await anext(aiter(stream))
+        stopping = asyncio.create_task(served.server.stop())
+        await until(lambda: [beat.drained for beat in fleet.list()] == [True])
+        await stopping
+
+
 async def test_a_server_that_says_goodbye_is_listed_no_more(tiny_base, tmp_path):
     """Of a listing in pages, too."""
     async with running("", tmp_path, roles="registry", model="") as registry:

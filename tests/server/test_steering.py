@@ -82,6 +82,7 @@ async def test_the_listing_tells_tier_bytes_leases_use_and_what_is_live(served):
     assert live.version_digest == digest
     assert list(live.live_aliases) == [alias_name("triage")]
     assert (live.num_hits, live.num_leases, live.pinned) == (3, 0, False)
+    assert live.num_output_tokens == sum(answer.usage.output_tokens for answer in answers) > 0
     assert live.last_use_time.seconds
     assert live.load_duration.ToMilliseconds() > 0
     assert (pinned.pinned, list(pinned.live_aliases)) == (True, [])
@@ -90,6 +91,9 @@ async def test_the_listing_tells_tier_bytes_leases_use_and_what_is_live(served):
     (alias,) = look.live_aliases
     assert alias.live_version == alias.desired_version == live.version
     assert list(look.degraded) == []
+    use = look.engine_use
+    assert use.num_step_tokens >= use.num_steps >= 3
+    assert (use.num_used_blocks, use.num_blocks > use.num_cached_blocks) == (0, True)
 
 
 async def test_what_is_pinned_stays_until_it_is_unpinned(tiny_base, tiny_adapter, tmp_path):

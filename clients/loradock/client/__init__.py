@@ -124,6 +124,7 @@ from loradock.client._values.rollout import (
     StartedRollout,
 )
 from loradock.client._values.server import (
+    EngineUse,
     LiveAlias,
     Residency,
     ResidencyState,
@@ -174,6 +175,7 @@ __all__ = [
     "Dataset",
     "DeadlineExceeded",
     "Decoding",
+    "EngineUse",
     "EvalGateFailed",
     "Evaluation",
     "FinishReason",

@@ -73,6 +73,7 @@ class Residency(google.protobuf.message.Message):
     LOAD_DURATION_FIELD_NUMBER: builtins.int
     LAST_ERROR_FIELD_NUMBER: builtins.int
     RETRY_TIME_FIELD_NUMBER: builtins.int
+    NUM_OUTPUT_TOKENS_FIELD_NUMBER: builtins.int
     version_digest: builtins.str
     state: Global___ResidencyState.ValueType
     size_bytes: builtins.int
@@ -89,6 +90,8 @@ class Residency(google.protobuf.message.Message):
     """num_hits counts the requests that it was held by so far."""
     last_error: builtins.str
     """last_error says why its latest failed load failed, also after one that did not."""
+    num_output_tokens: builtins.int
+    """num_output_tokens counts the tokens of its answers so far, also of those that still go on."""
     @property
     def live_aliases(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """live_aliases are the resource names of the aliases that it answers here."""
@@ -117,9 +120,10 @@ class Residency(google.protobuf.message.Message):
         load_duration: google.protobuf.duration_pb2.Duration | None = ...,
         last_error: builtins.str = ...,
         retry_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        num_output_tokens: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["last_use_time", b"last_use_time", "load_duration", b"load_duration", "retry_time", b"retry_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["last_error", b"last_error", "last_use_time", b"last_use_time", "live_aliases", b"live_aliases", "load_duration", b"load_duration", "num_hits", b"num_hits", "num_leases", b"num_leases", "pinned", b"pinned", "reason", b"reason", "retry_time", b"retry_time", "size_bytes", b"size_bytes", "state", b"state", "version", b"version", "version_digest", b"version_digest"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["last_error", b"last_error", "last_use_time", b"last_use_time", "live_aliases", b"live_aliases", "load_duration", b"load_duration", "num_hits", b"num_hits", "num_leases", b"num_leases", "num_output_tokens", b"num_output_tokens", "pinned", b"pinned", "reason", b"reason", "retry_time", b"retry_time", "size_bytes", b"size_bytes", "state", b"state", "version", b"version", "version_digest", b"version_digest"]) -> None: ...
 
 Global___Residency: typing_extensions.TypeAlias = Residency
 
@@ -212,12 +216,15 @@ class Server(google.protobuf.message.Message):
     DIVERGENCES_FIELD_NUMBER: builtins.int
     STARTED_AT_FIELD_NUMBER: builtins.int
     SEEN_AT_FIELD_NUMBER: builtins.int
+    DRAINED_FIELD_NUMBER: builtins.int
     server_id: builtins.str
     address: builtins.str
     base_model: builtins.str
     """base_model is "baseModels/{id}"."""
     sequence: builtins.int
     """sequence is the last change of the catalog that the server has applied."""
+    drained: builtins.bool
+    """drained is whether new requests are refused."""
     @property
     def base_digests(self) -> loradock.v1.resources_pb2.BaseDigests: ...
     @property
@@ -242,9 +249,10 @@ class Server(google.protobuf.message.Message):
         divergences: collections.abc.Iterable[builtins.str] | None = ...,
         started_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         seen_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        drained: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["base_digests", b"base_digests", "seen_at", b"seen_at", "started_at", b"started_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "base_digests", b"base_digests", "base_model", b"base_model", "divergences", b"divergences", "residencies", b"residencies", "seen_at", b"seen_at", "sequence", b"sequence", "server_id", b"server_id", "started_at", b"started_at"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "base_digests", b"base_digests", "base_model", b"base_model", "divergences", b"divergences", "drained", b"drained", "residencies", b"residencies", "seen_at", b"seen_at", "sequence", b"sequence", "server_id", b"server_id", "started_at", b"started_at"]) -> None: ...
 
 Global___Server: typing_extensions.TypeAlias = Server
 
@@ -278,6 +286,39 @@ class ServerLimits(google.protobuf.message.Message):
 Global___ServerLimits: typing_extensions.TypeAlias = ServerLimits
 
 @typing.final
+class EngineUse(google.protobuf.message.Message):
+    """EngineUse is what the engine has done since it started, and what rows hold of its memory."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NUM_STEPS_FIELD_NUMBER: builtins.int
+    NUM_STEP_TOKENS_FIELD_NUMBER: builtins.int
+    NUM_BLOCKS_FIELD_NUMBER: builtins.int
+    NUM_USED_BLOCKS_FIELD_NUMBER: builtins.int
+    NUM_CACHED_BLOCKS_FIELD_NUMBER: builtins.int
+    num_steps: builtins.int
+    num_step_tokens: builtins.int
+    """num_step_tokens counts the tokens that steps computed, of prompts and of answers."""
+    num_blocks: builtins.int
+    """num_blocks counts the blocks of key/value memory."""
+    num_used_blocks: builtins.int
+    """num_used_blocks counts those that rows hold."""
+    num_cached_blocks: builtins.int
+    """num_cached_blocks counts those that are kept for prompts that begin alike, and may go."""
+    def __init__(
+        self,
+        *,
+        num_steps: builtins.int = ...,
+        num_step_tokens: builtins.int = ...,
+        num_blocks: builtins.int = ...,
+        num_used_blocks: builtins.int = ...,
+        num_cached_blocks: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["num_blocks", b"num_blocks", "num_cached_blocks", b"num_cached_blocks", "num_step_tokens", b"num_step_tokens", "num_steps", b"num_steps", "num_used_blocks", b"num_used_blocks"]) -> None: ...
+
+Global___EngineUse: typing_extensions.TypeAlias = EngineUse
+
+@typing.final
 class GetServerRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -302,6 +343,7 @@ class GetServerResponse(google.protobuf.message.Message):
     DRAINED_FIELD_NUMBER: builtins.int
     MEMORY_FIELD_NUMBER: builtins.int
     DISK_FIELD_NUMBER: builtins.int
+    ENGINE_USE_FIELD_NUMBER: builtins.int
     release: builtins.str
     engine_profile: builtins.str
     num_running_rows: builtins.int
@@ -322,6 +364,8 @@ class GetServerResponse(google.protobuf.message.Message):
     def memory(self) -> Global___Tier: ...
     @property
     def disk(self) -> Global___Tier: ...
+    @property
+    def engine_use(self) -> Global___EngineUse: ...
     def __init__(
         self,
         *,
@@ -336,9 +380,10 @@ class GetServerResponse(google.protobuf.message.Message):
         drained: builtins.bool = ...,
         memory: Global___Tier | None = ...,
         disk: Global___Tier | None = ...,
+        engine_use: Global___EngineUse | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["disk", b"disk", "limits", b"limits", "memory", b"memory", "server", b"server"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["degraded", b"degraded", "disk", b"disk", "drained", b"drained", "engine_profile", b"engine_profile", "limits", b"limits", "live_aliases", b"live_aliases", "memory", b"memory", "num_running_rows", b"num_running_rows", "num_waiting_rows", b"num_waiting_rows", "release", b"release", "server", b"server"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["disk", b"disk", "engine_use", b"engine_use", "limits", b"limits", "memory", b"memory", "server", b"server"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["degraded", b"degraded", "disk", b"disk", "drained", b"drained", "engine_profile", b"engine_profile", "engine_use", b"engine_use", "limits", b"limits", "live_aliases", b"live_aliases", "memory", b"memory", "num_running_rows", b"num_running_rows", "num_waiting_rows", b"num_waiting_rows", "release", b"release", "server", b"server"]) -> None: ...
 
 Global___GetServerResponse: typing_extensions.TypeAlias = GetServerResponse
 

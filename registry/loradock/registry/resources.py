@@ -377,6 +377,7 @@ class Heartbeat:
     started_at: datetime
     seen_at: datetime | None = None  # set by the catalog
     tallies: tuple[ArmTally, ...] = ()  # of the arms of splits; not given back
+    drained: bool = False  # it refuses what is new
 
 
 @dataclass(frozen=True, slots=True)

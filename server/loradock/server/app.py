@@ -174,6 +174,8 @@ async def _listen(
     server = Server(config, address, registry, inference, gate, listener, traffic, threads)
     if inference is not None:
         inference.bridge.on_engine_stopped = server.engine_stopped
+        inference.inside.pulse.is_drained = lambda: traffic.is_drained
+        traffic.on_change = inference.inside.pulse.nudge
         server.tasks += inference.follow(address)
     if config.has_role("registry"):
         controller = RolloutController(

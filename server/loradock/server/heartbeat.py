@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -46,6 +47,7 @@ class Pulse:
         self._registry = registry
         self._threads = threads
         self._interval_s = interval_s
+        self.is_drained: Callable[[], bool] = lambda: False
         self._nudge = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None  # goes on though its beat is cancelled
 
@@ -110,4 +112,5 @@ class Pulse:
             residencies=self._residencies.report(),
             divergences=self.divergences(),
             started_at=identity.started_at,
+            drained=self.is_drained(),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from loradock.server.gate import Gate
 from loradock.server.listen import Listener
@@ -21,6 +22,7 @@ class Traffic:
         self._listener = listener
         self.ready = asyncio.Event()
         self.exit_asked = asyncio.Event()
+        self.on_change: Callable[[], None] = lambda: None
 
     @property
     def is_drained(self) -> bool:
@@ -37,12 +39,14 @@ class Traffic:
         """Refuse what is new, and wait so long for the rest; give how many still run."""
         log.info("draining", extra={"facts": {"num_inside": self._gate.num_inside}})
         await self._listener.say_serving(False)
+        self.on_change()
         await self._gate.drain(wait_s)
         return self._gate.num_inside
 
     async def undrain(self) -> None:
         """Take part again."""
         self._gate.reopen()
+        self.on_change()
         if self.ready.is_set():
             await self._listener.say_serving(True)
 
@@ -50,6 +54,7 @@ class Traffic:
         """Take no part any more; tell whether everybody left within the grace."""
         log.info("draining", extra={"facts": {"num_inside": self._gate.num_inside}})
         await self._listener.say_not_serving()
+        self.on_change()
         finished = await self._gate.close(grace_s)
         # gRPC ends a call that comes in the moment in which it stops without a word that would
         # let its caller try elsewhere: stop once those who still came have gone.

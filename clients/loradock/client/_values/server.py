@@ -39,6 +39,7 @@ class Residency:
     load_s: float = 0.0  # its latest load
     last_error: str = ""  # of its latest failed load, also if a later one did not fail
     retry_time: datetime | None = None
+    num_output_tokens: int = 0  # of its answers so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class Server:
     divergences: tuple[str, ...]
     started_at: datetime | None
     seen_at: datetime | None
+    drained: bool = False  # new requests are refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,17 @@ class ServerLimits:
     max_blob_bytes: int
     context_length_tokens: int
     max_running_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineUse:
+    """What an engine has done since it started, and what rows hold of its key/value memory."""
+
+    num_steps: int
+    num_step_tokens: int  # computed by them, of prompts and of answers
+    num_blocks: int
+    num_used_blocks: int
+    num_cached_blocks: int  # kept for prompts that begin alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +120,4 @@ class ServerStatus:
     drained: bool  # new requests are refused
     memory: Tier
     disk: Tier
+    engine_use: EngineUse

@@ -28,12 +28,24 @@ def residency_of(message: wire.Residency) -> values.Residency:
         load_s=message.load_duration.ToTimedelta().total_seconds(),
         last_error=message.last_error,
         retry_time=time_of(message, "retry_time"),
+        num_output_tokens=message.num_output_tokens,
     )
 
 
 def tier_of(message: wire.Tier) -> values.Tier:
     """Read how full a tier is."""
     return values.Tier(message.used_bytes, message.budget_bytes, message.num_items)
+
+
+def engine_use_of(message: wire.EngineUse) -> values.EngineUse:
+    """Read what an engine has done, and what it holds."""
+    return values.EngineUse(
+        num_steps=message.num_steps,
+        num_step_tokens=message.num_step_tokens,
+        num_blocks=message.num_blocks,
+        num_used_blocks=message.num_used_blocks,
+        num_cached_blocks=message.num_cached_blocks,
+    )
 
 
 def _part(name: str, collection: str) -> str:
@@ -72,6 +84,7 @@ def server_of(message: wire.Server) -> values.Server:
         divergences=tuple(message.divergences),
         started_at=time_of(message, "started_at"),
         seen_at=time_of(message, "seen_at"),
+        drained=message.drained,
     )
 
 
@@ -96,4 +109,5 @@ def server_status_of(message: wire.GetServerResponse) -> values.ServerStatus:
         drained=message.drained,
         memory=tier_of(message.memory),
         disk=tier_of(message.disk),
+        engine_use=engine_use_of(message.engine_use),
     )

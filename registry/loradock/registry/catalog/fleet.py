@@ -71,6 +71,7 @@ def _row(beat: Heartbeat) -> dict[str, object]:
         "divergences": list(beat.divergences),
         "started_at": beat.started_at,
         "seen_at": now(),
+        "drained": beat.drained,
     }
 
 
@@ -90,4 +91,5 @@ def _read(row: AnyRow) -> Heartbeat:
         divergences=tuple(row.divergences),
         started_at=row.started_at,
         seen_at=row.seen_at,
+        drained=bool(row.drained),
     )

@@ -376,6 +376,7 @@ heartbeats = Table(
     Column("divergences", Json, nullable=False),
     Column("started_at", Moment, nullable=False),
     Column("seen_at", Moment, nullable=False),
+    Column("drained", Boolean),  # null: its release doesn't tell
 )
 
 audit_events = Table(

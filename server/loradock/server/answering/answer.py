@@ -280,6 +280,8 @@ class Answering:
             async for event in row.events():
                 call.stage = "batch"
                 progress.take(event, call)
+                if answered.lease is not None:
+                    answered.lease.count(len(event.tokens))
                 yield event
 
     def _sampling(self, wanted: Wanted, profile: Decoding, request_id: str) -> protocol.Sampling:

@@ -52,6 +52,7 @@ class Place:
     size_bytes: int = 0  # while it is in memory
     num_leases: int = 0
     num_hits: int = 0  # leases so far
+    num_output_tokens: int = 0  # of all answers so far
     last_used_at: datetime | None = None
     kept_until: float = 0.0  # by a rollback window
     load_s: float = 0.0  # what the latest load took
@@ -125,9 +126,13 @@ class Place:
 class Lease:
     """One request's hold on a resident version; it outlives the request by its unfinished rows."""
 
-    version: Version
-    waited_s: float
+    place: Place
+    waited_s: float = 0.0
     rows: list[asyncio.Future[None]] = field(default_factory=list)
+
+    def count(self, num_tokens: int) -> None:
+        """Note what the version has answered with."""
+        self.place.num_output_tokens += num_tokens
 
     def when_over(self, then: Callable[[], None]) -> None:
         """Call `then` once, when the last of the rows has ended; at once if all have."""

@@ -152,7 +152,7 @@ class Residencies:
         place = self._known(version)
         place.num_leases += 1
         self._num_leases += 1
-        lease = Lease(version, 0.0)
+        lease = Lease(place)
         try:
             await self._usable(place, started + room_wait_s)
             lease.waited_s = time.monotonic() - started

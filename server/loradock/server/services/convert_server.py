@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from loradock.engine.protocol import EngineState
 from loradock.registry import resources as nouns
 from loradock.server.aliases.live import AliasKey, Live, LiveAlias
 from loradock.server.inside import Inside
@@ -57,6 +58,7 @@ def _place(inside: Inside, noun: Place, answered: Mapping[str, list[str]]) -> wi
         last_use_time=timestamp(noun.last_used_at),
         last_error=noun.last_error,
         retry_time=timestamp(noun.retry_time),
+        num_output_tokens=noun.num_output_tokens,
     )
     if noun.load_s:
         message.load_duration.FromNanoseconds(int(noun.load_s * 1e9))
@@ -88,6 +90,17 @@ def disk(cache: DiskCache) -> wire.Tier:
     )
 
 
+def engine_use(state: EngineState) -> wire.EngineUse:
+    """Write what the engine has done, and what it holds."""
+    return wire.EngineUse(
+        num_steps=state.num_steps,
+        num_step_tokens=state.num_step_tokens,
+        num_blocks=state.num_blocks,
+        num_used_blocks=state.num_blocks - state.num_free_blocks - state.num_cached_blocks,
+        num_cached_blocks=state.num_cached_blocks,
+    )
+
+
 def residency_message(noun: nouns.Residency) -> wire.Residency:
     """Write what a server told of a version."""
     return wire.Residency(
@@ -113,6 +126,7 @@ def server(beat: nouns.Heartbeat, project: str) -> wire.Server:
         divergences=[told for told in beat.divergences if told.startswith(f"projects/{project}/")],
         started_at=timestamp(beat.started_at),
         seen_at=timestamp(beat.seen_at),
+        drained=beat.drained,
     )
 
 

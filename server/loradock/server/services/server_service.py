@@ -80,6 +80,7 @@ class ServerService(grpc_wire.ServerServiceServicer):
             drained=self._traffic.is_drained,
             memory=convert.memory(inside.residencies),
             disk=convert.disk(inside.residencies.cache),
+            engine_use=convert.engine_use(state),
         )
 
     async def ListServers(
