@@ -19,6 +19,7 @@ import typer
 import loradock.client
 from loradock.cli.command import GIVES
 from loradock.cli.main import app
+from loradock.cli.server_top import ServerRates, VersionRates
 from loradock.cli.suite_run import SuiteResult
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
@@ -156,7 +157,7 @@ def _option_help(param: Any) -> str:  # noqa: ANN401
 def _given() -> set[type]:
     """Find the values that commands give, and those inside them."""
     known = {name: getattr(loradock.client, name) for name in loradock.client.__all__}
-    known["SuiteResult"] = SuiteResult
+    known |= {kind.__name__: kind for kind in (ServerRates, SuiteResult, VersionRates)}
     found: set[Any] = set()
     open_names = [name for gives in GIVES.values() for name in re.findall(r"[A-Z]\w+", gives)]
     while open_names:

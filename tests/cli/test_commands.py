@@ -8,6 +8,7 @@ import pytest
 from command_line import PROFILE
 
 from loradock import client as sdk
+from loradock.cli.server_top import ServerRates
 from loradock.cli.suite_run import SuiteResult
 
 ROOT = Path(__file__).parents[2]
@@ -308,6 +309,8 @@ def test_server(loradock, as_json, task):
     as_json(sdk.ServerStatus, "server", "status")
     assert "tiny-base" in loradock("server", "status").out
     as_json(sdk.Server, "server", "list")
+    as_json(ServerRates, "server", "top", "--once", "--interval", "0.1")
+    assert "steps/s" in loradock("server", "top", "--interval", "0.1").out
     as_json(sdk.Residency, "server", "load", f"{task}@2", "--dry-run")
     loaded = as_json(sdk.Residency, "server", "load", f"{task}@2")
     assert loaded["state"] == "resident"

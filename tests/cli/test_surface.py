@@ -10,7 +10,7 @@ import typer
 from loradock.cli.main import app, run
 
 ROOT = Path(__file__).parents[2]
-READ_ONLY = {"list", "show", "search", "history", "status", "check"}
+READ_ONLY = {"list", "show", "search", "history", "status", "check", "top"}
 READ_ONLY |= {"approvals", "affected", "generate", "classify", "score"}
 READ_ONLY |= {"verify", "doctor", "export"}
 DESTRUCTIVE = {"adapter delete", "alias delete"}
@@ -42,7 +42,7 @@ def test_the_issues_commands_are_there():
         "rollout": "start status pause resume promote abort",
         "eval": "run add list",
         "lineage": "show",
-        "server": "status list prefetch load unload pin unpin drain undrain override",
+        "server": "status top list prefetch load unload pin unpin drain undrain override",
         "base": "list",
         "audit": "list verify",
     }

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import pytest
+from scripted_server import ScriptedServer
 
 from loradock.cli.main import run
 from loradock.v1 import alias_service_pb2 as alias_wire
@@ -164,6 +166,62 @@ def test_a_closed_pipe_is_no_drama(scripted):
     done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=30)
     assert done.stdout == "word word "
     assert "Traceback" not in done.stderr
+
+
+def looks(*seen):
+    """Answer what a server has done so far, once each, and then refuse."""
+    for steps, tokens, hits in seen:
+        place = server_wire.Residency(
+            version="projects/default/adapters/a/versions/2",
+            state=server_wire.RESIDENCY_STATE_RESIDENT,
+            num_hits=hits,
+            num_output_tokens=tokens // 2,
+            num_leases=3,
+        )
+        yield server_wire.GetServerResponse(
+            server=server_wire.Server(server_id="one", residencies=[place]),
+            engine_use=server_wire.EngineUse(
+                num_steps=steps, num_step_tokens=tokens, num_blocks=64, num_used_blocks=5
+            ),
+            degraded=["the catalog does not answer"],
+        )
+    yield ScriptedServer.refuse(grpc.StatusCode.PERMISSION_DENIED)
+
+
+TOP = ("server", "top", "--interval", "0.1")
+
+
+def test_top_is_shown_again_and_again_on_a_terminal(terminal, scripted):
+    scripted.answer("GetServer", *looks((0, 0, 0), (10, 80, 4), (10, 80, 4)))
+    shown, code = terminal(*TOP)
+    assert code == 4
+    assert shown.count("REQUESTS/S") >= 2
+    assert "0 steps/s, 0 tokens/s" in shown, "it was idle at last"
+    assert "5 of 64 blocks used" in shown and "the catalog does not answer" in shown
+
+
+@pytest.mark.contract("C5")
+def test_c5_top_is_a_document_a_line_or_one(capfd, scripted):
+    scripted.answer("GetServer", *looks((5, 50, 1), (15, 130, 5), (15, 130, 5)))
+    assert run(["--address", scripted.address, *TOP, "--json"]) == 4
+    busy, idle = map(json.loads, capfd.readouterr().out.splitlines())
+    (version,) = busy["versions"]
+    did = (busy["steps_per_s"], busy["tokens_per_s"], *list(version.values())[-2:])
+    assert [count * busy["seconds"] for count in did] == pytest.approx([10, 80, 4, 40])
+    assert (idle["steps_per_s"], idle["versions"][0]["tokens_per_s"]) == (0, 0)
+    scripted.answer("GetServer", *looks((0, 0, 0), (1, 1, 0)))
+    assert run(["--address", scripted.address, *TOP, "--json", "--once"]) == 0
+    assert json.loads(capfd.readouterr().out)["status"]["engine_use"]["num_steps"] == 1
+
+
+@pytest.mark.contract("C5")
+def test_c5_top_ends_by_itself_off_a_terminal(capfd, scripted):
+    scripted.answer("GetServer", *looks((0, 0, 0), (1, 1, 0)))
+    assert run(["--address", scripted.address, *TOP]) == 0
+    out = capfd.readouterr().out
+    assert "\x1b" not in out
+    assert out.splitlines()[-1].split()[:2] == ["a@2", "resident"]
+    assert len(scripted.received("GetServer")) == 2
 
 
 def test_rollout_is_watched_to_its_end(terminal, scripted):

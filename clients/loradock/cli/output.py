@@ -43,9 +43,10 @@ def json_of(value: Any) -> Any:  # noqa: ANN401
     return value
 
 
-def print_json(value: object) -> None:
+def print_json(value: object, *, on_one_line: bool = False) -> None:
     """Give one JSON document."""
-    print(json.dumps(json_of(value), indent=2, ensure_ascii=False))
+    indent = None if on_one_line else 2
+    print(json.dumps(json_of(value), indent=indent, ensure_ascii=False), flush=True)
 
 
 def note(text: str) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
@@ -10,45 +13,16 @@ import typer
 
 from loradock.cli.command import DryRunOption, JsonOption, LimitOption, command, noun
 from loradock.cli.names import split_alias
-from loradock.cli.output import (
-    note,
-    print_json,
-    short_digest,
-    show_record,
-    show_table,
-    size_text,
-    split_text,
-)
+from loradock.cli.output import note, print_json, show_record, show_table, size_text
 from loradock.cli.refusal import NOT_FOUND, CommandError
+from loradock.cli.server_top import ServerRates, lines_of, rates_of
+from loradock.cli.server_view import LIVE_COLUMNS, RESIDENCY_COLUMNS, named, status_fields
 from loradock.cli.session import connect
 
 if TYPE_CHECKING:
-    from loradock.client import Client, LiveAlias, Residency, ServerStatus, Tier
+    from loradock.client import Client, LiveAlias, Residency, ServerStatus
 
 app = noun("server", "See running servers, and what they have resident.")
-
-RESIDENCY_COLUMNS = {
-    "version": lambda r: _named(r.adapter, r.version_number, r.version_digest),
-    "digest": lambda r: short_digest(r.version_digest),
-    "state": lambda r: r.state,
-    "pinned": lambda r: "yes" if r.pinned else "",
-    "live as": lambda r: ", ".join(r.live_aliases),
-    "size": lambda r: size_text(r.size_bytes),
-    "leases": lambda r: r.num_leases,
-    "hits": lambda r: r.num_hits,
-    "last use": lambda r: r.last_use_time or "",
-    "load": lambda r: f"{r.load_s * 1000:.0f} ms" if r.load_s else "",
-    "reason": lambda r: r.reason,
-}
-LIVE_COLUMNS = {
-    "alias": lambda a: f"{a.adapter}:{a.alias}",
-    "live": lambda a: _named(a.adapter, a.live_number, a.live_digest),
-    "desired": lambda a: _named(a.adapter, a.desired_number, a.desired_digest),
-    "split": lambda a: split_text(a.split),
-    "generation": lambda a: a.generation,
-    "overridden": lambda a: "yes" if a.overridden else "",
-    "reason": lambda a: a.reason,
-}
 
 
 @command(app, "status", "server status", gives="`ServerStatus`")
@@ -59,42 +33,13 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(found)
         return
-    show_record(found, _status_fields(found), as_json)
+    show_record(found, status_fields(found), as_json)
     if found.live_aliases:
         print()
         show_table(found.live_aliases, LIVE_COLUMNS, as_json)
     if found.server.residencies:
         print()
         show_table(found.server.residencies, RESIDENCY_COLUMNS, as_json)
-
-
-def _named(adapter: str, number: int | None, digest: str) -> str:
-    return short_digest(digest) if number is None else f"{adapter}@{number}"
-
-
-def _tier_text(tier: Tier, items: str) -> str:
-    used, budget = size_text(tier.used_bytes), size_text(tier.budget_bytes)
-    return f"{used} of {budget} for {tier.num_items} {items}"
-
-
-def _status_fields(found: ServerStatus) -> dict[str, object]:
-    server, limits = found.server, found.limits
-    return {
-        "server": server.server_id,
-        "address": server.address,
-        "release": found.release,
-        "base": server.base_model.removeprefix("baseModels/"),
-        "engine": found.engine_profile,
-        "context": f"{limits.context_length_tokens} tokens",
-        "rows": f"{found.num_running_rows} of {limits.max_running_rows} running, "
-        f"{found.num_waiting_rows} waiting",
-        "memory": _tier_text(found.memory, "adapters"),
-        "disk": _tier_text(found.disk, "files"),
-        "sequence": server.sequence,
-        "drained": "yes: new requests are refused" if found.drained else "no",
-        "degraded": found.degraded or "no",
-        "started": server.started_at,
-    }
 
 
 @command(app, "list", "server list", gives="a list of `Server`")
@@ -110,10 +55,57 @@ def list_(context: typer.Context, limit: LimitOption = None, as_json: JsonOption
                 "sequence": lambda s: s.sequence,
                 "resident": lambda s: len(s.residencies),
                 "divergences": lambda s: s.divergences or "none",
+                "drained": lambda s: "yes" if s.drained else "",
                 "seen": lambda s: s.seen_at,
             },
             as_json,
         )
+
+
+@command(app, "top", "server top", "server top --once --json", gives="`ServerRates`")
+def top(
+    context: typer.Context,
+    interval: Annotated[
+        float, typer.Option("--interval", metavar="SECONDS", min=0.1, help="Between two looks.")
+    ] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Show one interval, and end.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Watch what the server that answers does: rows, tokens a second, memory, and for whom.
+
+    On a terminal it is shown again and again until interrupted; off it once. With --json it is a
+    document a line until interrupted, or with --once one document.
+    """
+    with connect(context) as client:
+        seen = _rates(client, interval)
+        if as_json:
+            for rates in islice(seen, 1 if once else None):
+                print_json(rates, on_one_line=not once)
+        elif once or not sys.stdout.isatty():
+            print("\n".join(lines_of(next(seen))))
+        else:
+            _watch(seen)
+
+
+def _rates(client: Client, interval_s: float) -> Iterator[ServerRates]:
+    """Look at a server again and again."""
+    before, looked_at = client.server.status(), time.monotonic()
+    while True:
+        time.sleep(interval_s)
+        now, seconds = client.server.status(), time.monotonic() - looked_at
+        looked_at += seconds
+        if now.server.server_id == before.server.server_id:  # else it was started anew
+            yield rates_of(before, now, seconds)
+        before = now
+
+
+def _watch(seen: Iterator[ServerRates]) -> None:
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(auto_refresh=False) as screen:
+        for rates in seen:
+            screen.update(Text("\n".join(lines_of(rates))), refresh=True)
 
 
 @command(app, "prefetch", "server prefetch support-triage:staging", gives="`Residency`")
@@ -203,7 +195,7 @@ def undrain(
 
 
 def _show_drained(found: ServerStatus, as_json: bool) -> None:
-    fields = _status_fields(found)
+    fields = status_fields(found)
     show_record(found, {name: fields[name] for name in ("server", "rows", "drained")}, as_json)
 
 
@@ -261,7 +253,7 @@ def _show_residency(residency: Residency, as_json: bool) -> None:
     show_record(
         residency,
         {
-            "version": _named(residency.adapter, residency.version_number, ""),
+            "version": named(residency.adapter, residency.version_number, ""),
             "digest": residency.version_digest,
             "state": residency.state,
             "pinned": "yes" if residency.pinned else "no",
@@ -315,8 +307,8 @@ def _show_live(live: LiveAlias, as_json: bool) -> None:
         live,
         {
             "alias": f"{live.adapter}:{live.alias}",
-            "live": f"{_named(live.adapter, live.live_number, '')} {live.live_digest}",
-            "desired": f"{_named(live.adapter, live.desired_number, '')} {live.desired_digest}",
+            "live": f"{named(live.adapter, live.live_number, '')} {live.live_digest}",
+            "desired": f"{named(live.adapter, live.desired_number, '')} {live.desired_digest}",
             "generation": live.generation,
             "overridden": "yes" if live.overridden else "no",
             "reason": live.reason,
