@@ -150,6 +150,18 @@ def test_starting_off_a_terminal_draws_nothing(tiny_base, tmp_path):
     assert "\r" not in said
 
 
+def test_registering_off_a_terminal_lets_no_library_draw(tmp_path):
+    """As the one does that fetches a base: its bars are tqdm's."""
+    code = (
+        "import sys; from loradock.cli.main import run; run(sys.argv[1:]); "
+        "from tqdm.auto import tqdm; list(tqdm(range(3)))"
+    )
+    words = ("base", "register", str(tmp_path / "nowhere"), "--name", "x")
+    run = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert "nowhere" in run.stderr
+    assert "%|" not in run.stderr
+
+
 def test_no_ready_file_is_left_of_a_server_that_was_killed(tiny_base, tmp_path):
     with process(tiny_base, tmp_path):
         pass
