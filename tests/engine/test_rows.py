@@ -80,4 +80,4 @@ def test_links_are_those_of_the_tokens_and_of_the_namespace(adapter):
 def test_a_bare_row_says_nothing_of_what_it_wants():
     row = Row(Generate("row", PROMPT, Sampling(1)))
     with pytest.raises(NotImplementedError):
-        row.wants(0)
+        row.wanted(0, 1)

@@ -87,7 +87,9 @@ def choose_decoder(
                 stacked=_is_stacked(base, decoder),
             )
         else:
-            chosen = CpuDecoder(base.model, _KINDS[base.precision], num_blocks)
+            chosen = CpuDecoder(
+                base.model, _KINDS[base.precision], num_blocks, base.info.context_length
+            )
         try:
             probe.check(chosen, TOLERANCE[base.precision])
         except BaseError as error:

@@ -31,6 +31,10 @@ class Decoder(Protocol):
     def kv_bytes(self) -> int:
         """What key/value memory takes."""
 
+    @property
+    def has_own_threads(self) -> bool:
+        """Say whether it computes on threads of its own: then torch's are to keep off the cores."""
+
     def size_of(self, ranks: Mapping[str, int], shapes: Mapping[str, LinearShape]) -> int:
         """Say what an adapter of these modules and ranks will take, in bytes."""
 
@@ -44,4 +48,4 @@ class Decoder(Protocol):
         """Zero blocks before a row writes them for the first time."""
 
     def forward(self, batch: Batch) -> Tensor:
-        """Compute the batch; give [wanted, vocab] logits in float32."""
+        """Compute the batch; give [wanted, vocab] logits in float32, good until the next call."""

@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_STEP_TOKENS = 256
 DEFAULT_PREFILL_TOKENS = 64
+DEFAULT_THREADS = torch.get_num_threads()  # the cores, before anything has set it
 MAX_FAILED_STEPS = 3  # as a whole, one after the other
 
 
@@ -69,8 +70,7 @@ class BuiltinEngine:
         decoder: str = "auto",
     ) -> None:
         """Take over a loaded base; 0 lets the engine choose. Raises `BaseError`."""
-        if threads:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(threads or DEFAULT_THREADS)
         self._eos = _eos_tokens(base.model)
         self._device, self._dtype = base.model.device, base.model.dtype
         self.decoder = choose_decoder(base, max_rows=max_rows, kv_tokens=kv_tokens, decoder=decoder)
@@ -181,6 +181,10 @@ class BuiltinEngine:
     def _run(self, sink: EventSink) -> None:
         """Step until closed. Runs on the engine's thread, the only one that computes."""
         finish, failure, why = Finish.CANCELLED, None, "it was closed"
+        if self.decoder.has_own_threads:
+            # After each of torch's parallel operations OpenMP's threads spin for milliseconds, on
+            # cores that the decoder's wait for. Here, and on threads that load from now on: none.
+            torch.set_num_threads(1)
         try:
             with torch.inference_mode():
                 while not self._is_closing:
@@ -275,22 +279,31 @@ class BuiltinEngine:
         ):
             for chunk in computed:
                 self._scheduler.advance(chunk)
-            parts = torch.split(logits, [len(chunk.wanted) for chunk in computed])
-            asked = [(c, part) for c, part in zip(computed, parts, strict=True) if len(part)]
-            self._generate([(c.row, p) for c, p in asked if isinstance(c.row, GenerateRow)], logits)
-            for chunk, part in asked:
-                if isinstance(chunk.row, ScoreRow):
-                    self._score(chunk.row, chunk, part)
+            asked = [chunk for chunk in computed if chunk.wanted]
+            generating = [c.row for c in asked if isinstance(c.row, GenerateRow)]
+            if len(generating) == len(asked):  # the usual step: nothing to pick out or to copy
+                self._generate(generating, logits)
+            else:
+                self._use_apart(asked, logits)
 
-    def _generate(self, parts: Sequence[tuple[GenerateRow, Tensor]], logits: Tensor) -> None:
-        """Draw one token for each row."""
-        if not parts:
-            return
-        rows = [row for row, _ in parts]
-        alone = len(rows) == len(logits)  # the usual step: nothing to pick out, nothing to copy
-        own = logits if alone else torch.cat([part for _, part in parts])
-        for row, drawn in draw(own, rows, self._give_up):
-            self._append(row, drawn)
+    def _use_apart(self, asked: Sequence[Chunk], logits: Tensor) -> None:
+        """Give every chunk its part of the logits; those that draw draw together."""
+        parts = torch.split(logits, [len(chunk.wanted) for chunk in asked])
+        drawing: list[tuple[GenerateRow, Tensor]] = []
+        for chunk, part in zip(asked, parts, strict=True):
+            if isinstance(chunk.row, GenerateRow):
+                drawing.append((chunk.row, part))
+            elif isinstance(chunk.row, ScoreRow):
+                self._score(chunk.row, chunk, part)
+        if drawing:
+            rows, own = zip(*drawing, strict=True)
+            self._generate(rows, torch.cat(own))
+
+    def _generate(self, rows: Sequence[GenerateRow], logits: Tensor) -> None:
+        """Draw one token for each row, from [rows, vocab]."""
+        if rows:
+            for row, drawn in draw(logits, rows, self._give_up):
+                self._append(row, drawn)
 
     def _append(self, row: GenerateRow, drawn: Drawn) -> None:
         if drawn.token is None:

@@ -62,6 +62,10 @@ class ModulesDecoder:
     def kv_bytes(self) -> int:
         return sum(memory.nbytes for memory in (*self._memory.keys, *self._memory.values))
 
+    @property
+    def has_own_threads(self) -> bool:
+        return False
+
     def size_of(self, ranks: Mapping[str, int], shapes: Mapping[str, LinearShape]) -> int:
         if self._stacks:
             ranks = dict.fromkeys(ranks, stack_rank(ranks.values()))

@@ -75,8 +75,8 @@ class Row:
         """Give the position in the text of a place."""
         return place
 
-    def wants(self, place: int) -> bool:
-        """Whether the distribution of the tokens after this place is asked for."""
+    def wanted(self, start: int, end: int) -> list[int]:
+        """Give the places of these after which the distribution of the next token is asked for."""
         raise NotImplementedError
 
     def sees(self, place: int) -> list[int] | None:
@@ -116,8 +116,9 @@ class GenerateRow(Row):
     def is_answering(self) -> bool:
         return self.num_sampled > 0
 
-    def wants(self, place: int) -> bool:
-        return place == len(self.tokens) - 1
+    def wanted(self, start: int, end: int) -> list[int]:
+        last = len(self.tokens) - 1
+        return [last] if start <= last < end else []
 
     def append(self, token: int) -> None:
         """Add a sampled token."""
@@ -156,8 +157,9 @@ class ScoreRow(Row):
             return place
         return len(self.tokens) + self.trie.nodes[self.node(place)].depth - 1
 
-    def wants(self, place: int) -> bool:
-        return place >= len(self.tokens) - 1 and bool(self.trie.children(self.node(place)))
+    def wanted(self, start: int, end: int) -> list[int]:
+        places = range(max(start, len(self.tokens) - 1), end)
+        return [place for place in places if self.trie.children(self.node(place))]
 
     def sees(self, place: int) -> list[int] | None:
         if place < len(self.tokens):
@@ -184,4 +186,4 @@ class Chunk:
     @property
     def wanted(self) -> list[int]:
         """Places after which the distribution of the next token is asked for."""
-        return [place for place in self.places if self.row.wants(place)]
+        return self.row.wanted(self.start, self.end)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from loradock.engine.batch import Batch
 from loradock.engine.cpu import library
 from loradock.engine.cpu.packing import LANES, Kind, PackedMatrix, pack, pack_rows
+from loradock.engine.cpu.rotary import RotaryTables
 from loradock.engine.cpu.step import Scratch, step_of
 from loradock.engine.cpu.updates import PackedUpdates, Part, Site, pack_updates, packed_bytes
 from loradock.engine.lora import Adapter, LoraAdapter
@@ -53,13 +54,13 @@ class Counts:
 class CpuDecoder:
     """A Llama-like base in panels. Takes the model's weights over as it packs them."""
 
-    def __init__(self, model: LlamaLike, kind: Kind, num_blocks: int) -> None:
+    def __init__(self, model: LlamaLike, kind: Kind, num_blocks: int, context_length: int) -> None:
         """Pack. The model must be one that `refuse_unknown` lets pass. Raises `NoKernels`."""
         self._kernels = library.load_kernels()
         config = model.config
         self._num_blocks = num_blocks
         self._kind = kind
-        self._rotary = model.model.rotary_emb
+        self._rotary = RotaryTables(model.model.rotary_emb, context_length)
         self._shape = _shape(model, kind)
         self._sites = _sites(self._shape)
         self._final_norm = _floats(model.model.norm.weight)
@@ -93,6 +94,10 @@ class CpuDecoder:
     def kv_bytes(self) -> int:
         return sum(keys.nbytes + values.nbytes for keys, values in self._memory)
 
+    @property
+    def has_own_threads(self) -> bool:
+        return True
+
     def size_of(self, ranks: Mapping[str, int], shapes: Mapping[str, LinearShape]) -> int:
         kind = self._kind.of_adapters
         return packed_bytes(ranks, shapes, len(self._layers), self._sites, kind)
@@ -111,8 +116,7 @@ class CpuDecoder:
         hidden = self._embedding[batch.tokens].float()
         segments = [(_packed(s.adapter), s.start, s.end) for s in batch.segments]
         step = step_of(batch, hidden, segments, self._shape, self._scratch)
-        cosines, sines = self._rotary(hidden, batch.positions[None])
-        step.turn(cosines[0], sines[0])
+        step.turn(batch.positions, self._rotary)
         self._kernels.loradock_layers(
             self._team.address, self._structs, len(self._layers), self._shape, step.struct
         )
@@ -121,7 +125,9 @@ class CpuDecoder:
 
     def _logits(self, batch: Batch, hidden: Tensor) -> Tensor:
         wanted = hidden[batch.wanted]
-        logits = torch.empty(len(wanted), -(-self._vocab_size // LANES) * LANES)
+        width = -(-self._vocab_size // LANES) * LANES
+        logits = self._scratch.take("logits", len(wanted) * width, torch.float32)
+        logits = logits[: len(wanted) * width].view(-1, width)
         if len(wanted):
             segments = [(_packed(s.adapter), s.start, s.end) for s in batch.wanted_segments]
             step = self._scratch.head_step(wanted, segments, self._head_shape)

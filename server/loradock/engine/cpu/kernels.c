@@ -87,7 +87,8 @@ typedef struct {
 /* One step. */
 typedef struct {
     int32_t num_tokens, num_segments, max_blocks;
-    const float *cosines, *sines; /* [tokens, rotary_dim] */
+    const float *cosines, *sines; /* [positions, rotary_dim] */
+    const int32_t *position; /* of a token, in its text */
     const int32_t *table; /* [rows, max_blocks] */
     const int32_t *row; /* of a token, in `table` */
     const int32_t *place; /* of a token, in its row */
@@ -123,9 +124,15 @@ INLINE bf16 to_bf16(float value) {
     return (bf16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-INLINE f32x16 load16_bf16(const bf16 *from) {
-    u32x16 bits = __builtin_convertvector(*(const u16x16 *)from, u32x16) << 16;
-    return (f32x16)bits;
+/* Round n numbers, whole lanes of them. */
+INLINE void round_bf16(bf16 *to, const float *from, int n) {
+#ifdef __AVX512BF16__
+    for (int i = 0; i < n; i += LANES)
+        _mm256_storeu_si256((__m256i *)(to + i),
+                            (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from + i)));
+#else
+    for (int i = 0; i < n; i++) to[i] = to_bf16(from[i]);
+#endif
 }
 
 /* Lane by lane: a where the lane of `where` is all ones, else b. */
@@ -137,6 +144,14 @@ INLINE float sum16(f32x16 value) {
     float sum = 0;
     for (int i = 0; i < LANES; i++) sum += value[i];
     return sum;
+}
+
+/* Round sixteen numbers and keep them; give what they have become. */
+INLINE f32x16 keep_bf16(bf16 *to, f32x16 value) {
+    float numbers[LANES];
+    store16(numbers, value);
+    round_bf16(to, numbers, LANES);
+    return (f32x16)(__builtin_convertvector(*(const u16x16 *)to, u32x16) << 16);
 }
 
 /* e to the power of x; Cephes' polynomial, about one unit in the last place. */
@@ -177,7 +192,11 @@ INLINE void tile_f32(const int R, const int P, const float *x, size_t ldx, const
     for (int k = 0; k < inputs; k++) {
         f32x16 weights[4];
 #pragma GCC unroll 4
-        for (int p = 0; p < P; p++) weights[p] = load16(w + p * panel + (size_t)k * LANES);
+        for (int p = 0; p < P; p++) {
+            const float *at = w + p * panel + (size_t)k * LANES;
+            weights[p] = load16(at);
+            __builtin_prefetch(at + P * panel, 0, 2);
+        }
 #pragma GCC unroll 12
         for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
@@ -190,8 +209,10 @@ INLINE void tile_bf16(const int R, const int P, const bf16 *x, size_t ldx, const
     for (int k = 0; k < inputs; k += 2) {
         u32x16 weights[4];
 #pragma GCC unroll 4
-        for (int p = 0; p < P; p++)
+        for (int p = 0; p < P; p++) {
             weights[p] = *(const u32x16 *)(w + p * panel + (size_t)k * LANES);
+            __builtin_prefetch(w + (p + P) * panel + (size_t)k * LANES, 0, 2);
+        }
 #pragma GCC unroll 12
         for (int r = 0; r < R; r++) {
             uint32_t pair;
@@ -208,8 +229,10 @@ INLINE void tile_int8(const int R, const int P, const uint8_t *x, size_t ldx, co
     for (int k = 0; k < inputs; k += 4) {
         i32x16 weights[4];
 #pragma GCC unroll 4
-        for (int p = 0; p < P; p++)
+        for (int p = 0; p < P; p++) {
             weights[p] = *(const i32x16 *)(w + p * panel + (size_t)k * LANES);
+            __builtin_prefetch(w + (p + P) * panel + (size_t)k * LANES, 0, 2);
+        }
 #pragma GCC unroll 12
         for (int r = 0; r < R; r++) {
             int32_t four;
@@ -317,7 +340,8 @@ static void count(Step *step) {
 static void product(const Matrix *w, int first, int last, const void *x, size_t ldx, int start,
                     int end, const Target *to) {
     const int tokens = end - start;
-    const int rows = tokens <= 8 ? tokens : tokens <= 16 ? (tokens + 1) / 2 : MAX_ROWS;
+    const int tiles = tokens <= 8 ? 1 : tokens <= 16 ? 2 : (tokens + MAX_ROWS - 1) / MAX_ROWS;
+    const int rows = (tokens + tiles - 1) / tiles;
     const int group = rows <= 4 ? 4 : 2;
     const int64_t weights = (int64_t)(last - first) * LANES * w->inputs;
     counted_multiply_adds += weights * tokens;
@@ -353,16 +377,14 @@ static int sums_to_a_number(const float *x, int n) {
 static void pack_operand(const Operand *to, const Shape *shape, int token, const float *x, int n) {
     const size_t at = (size_t)token * n;
     if (shape->kind == F32) memcpy((float *)to->packed + at, x, n * sizeof(float));
-    if (shape->kind == BF16)
-        for (int i = 0; i < n; i++) ((bf16 *)to->packed)[at + i] = to_bf16(x[i]);
+    if (shape->kind == BF16) round_bf16((bf16 *)to->packed + at, x, n);
     if (shape->kind != INT8) return;
     float most = 1e-20f;
     for (int i = 0; i < n; i++) most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
     to->scales[token] = sums_to_a_number(x, n) ? most / 127.0f : NAN;
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         ((uint8_t *)to->packed)[at + i] = (uint8_t)(128.5f + x[i] * (127.0f / most));
-        ((bf16 *)to->beside)[at + i] = to_bf16(x[i]);
-    }
+    round_bf16((bf16 *)to->beside + at, x, n);
 }
 
 static void norm(const Step *step, const Shape *shape, const float *weight, const Operand *to,
@@ -413,7 +435,7 @@ static void shrink(const Step *step, const Shape *shape, const Operand *operand,
     if (shape->kind == F32) return;
     for (int token = segment->start; token < segment->end; token++) {
         const size_t at = (size_t)token * step->max_rank + panel * LANES;
-        for (int i = 0; i < LANES; i++) step->narrow_packed[at + i] = to_bf16(step->narrow[at + i]);
+        round_bf16(step->narrow_packed + at, step->narrow + at, LANES);
     }
 }
 
@@ -507,7 +529,8 @@ static void rotate(float *x, const float *cosines, const float *sines, int rotar
     }
 }
 
-/* Keys lie in a block so that sixteen of them are multiplied at a time; bf16 ones in pairs. */
+/* Keys lie in a block so that sixteen of them are multiplied at a time, values so that a head's
+ * numbers are; with bf16, two neighbours that are added up lie side by side. */
 static void keep(const Layer *layer, const Shape *shape, int block, int head, int slot,
                  const float *key, const float *value) {
     const int dim = shape->dim;
@@ -518,9 +541,13 @@ static void keep(const Layer *layer, const Shape *shape, int block, int head, in
         memcpy(values + slot * dim, value, dim * sizeof(float));
         return;
     }
-    bf16 *keys = (bf16 *)layer->keys + at, *values = (bf16 *)layer->values + at;
-    for (int i = 0; i < dim; i++) keys[(i / 2) * 2 * LANES + slot * 2 + i % 2] = to_bf16(key[i]);
-    for (int i = 0; i < dim; i++) values[slot * dim + i] = to_bf16(value[i]);
+    bf16 *keys = (bf16 *)layer->keys + at + slot * 2;
+    bf16 *values = (bf16 *)layer->values + at + slot / 2 * 2 * dim + slot % 2;
+    bf16 key_rounded[dim], value_rounded[dim];
+    round_bf16(key_rounded, key, dim);
+    round_bf16(value_rounded, value, dim);
+    for (int i = 0; i < dim; i += 2) memcpy(keys + i * LANES, key_rounded + i, 4);
+    for (int i = 0; i < dim; i++) values[2 * i] = value_rounded[i];
 }
 
 /* Turn one token's queries and keys to its position, and keep its keys and values. */
@@ -528,8 +555,8 @@ static void place(const Step *step, const Layer *layer, const Shape *shape, int 
     const int dim = shape->dim, heads = shape->heads, key_heads = shape->key_heads;
     const size_t ld = (size_t)panels_of(&layer->qkv) * LANES;
     float *q = step->wide + token * ld, *k = q + heads * dim, *v = k + key_heads * dim;
-    const float *cosines = step->cosines + (size_t)token * shape->rotary_dim;
-    const float *sines = step->sines + (size_t)token * shape->rotary_dim;
+    const size_t turned = (size_t)step->position[token] * shape->rotary_dim;
+    const float *cosines = step->cosines + turned, *sines = step->sines + turned;
     const int place = step->place[token];
     const int32_t *blocks = step->table + (size_t)step->row[token] * step->max_blocks;
     for (int head = 0; head < heads; head++) {
@@ -546,31 +573,53 @@ static void place(const Step *step, const Layer *layer, const Shape *shape, int 
     }
 }
 
-/* Scores of G queries against a block of sixteen keys. */
-INLINE void score_block(const int G, const Shape *shape, const void *keys, size_t at,
-                        const float *q, const bf16 *q_packed, f32x16 scores[MAX_GROUP]) {
+/* What one token's queries attend to. */
+typedef struct {
+    const int32_t *blocks;
+    int num_blocks;
+    int places; /* its own is the last */
+    size_t head; /* of a key head in a block */
+    size_t stride; /* from block to block */
+} View;
+
+INLINE size_t block_at(const View *view, int block) {
+    return view->blocks[block] * view->stride + view->head;
+}
+
+/* Scores of G queries against N blocks of sixteen keys, from `block` on. */
+INLINE void score_blocks(const int G, const int N, const Shape *shape, const void *keys,
+                         const View *view, int block, const float *q, const bf16 *q_packed,
+                         f32x16 scores[2][MAX_GROUP], const void *values) {
     const int dim = shape->dim;
+    size_t at[2];
+    for (int n = 0; n < N; n++) at[n] = block_at(view, block + n);
+#pragma GCC unroll 2
+    for (int n = 0; n < N; n++)
 #pragma GCC unroll 4
-    for (int g = 0; g < G; g++) scores[g] = (f32x16){0};
+        for (int g = 0; g < G; g++) scores[n][g] = (f32x16){0};
     if (shape->kind == F32) {
-        const float *k = (const float *)keys + at;
-        for (int i = 0; i < dim; i++) {
-            const f32x16 sixteen = load16(k + i * LANES);
+        for (int i = 0; i < dim; i++)
+#pragma GCC unroll 2
+            for (int n = 0; n < N; n++) {
+                const f32x16 sixteen = load16((const float *)keys + at[n] + i * LANES);
+                __builtin_prefetch((const float *)values + at[n] + i * LANES, 0, 2);
 #pragma GCC unroll 4
-            for (int g = 0; g < G; g++) scores[g] += sixteen * q[g * dim + i];
-        }
+                for (int g = 0; g < G; g++) scores[n][g] += sixteen * q[g * dim + i];
+            }
         return;
     }
-    const bf16 *k = (const bf16 *)keys + at;
-    for (int i = 0; i < dim; i += 2) {
-        const u32x16 pairs = *(const u32x16 *)(k + i * LANES);
+    for (int i = 0; i < dim; i += 2)
+#pragma GCC unroll 2
+        for (int n = 0; n < N; n++) {
+            const u32x16 pairs = *(const u32x16 *)((const bf16 *)keys + at[n] + i * LANES);
+            __builtin_prefetch((const bf16 *)values + at[n] + i * LANES, 0, 2);
 #pragma GCC unroll 4
-        for (int g = 0; g < G; g++) {
-            uint32_t pair;
-            memcpy(&pair, q_packed + g * dim + i, 4);
-            scores[g] = add_pairs(scores[g], pair, pairs);
+            for (int g = 0; g < G; g++) {
+                uint32_t pair;
+                memcpy(&pair, q_packed + g * dim + i, 4);
+                scores[n][g] = add_pairs(scores[n][g], pair, pairs);
+            }
         }
-    }
 }
 
 /* Blank out the places of a block that a token does not see. */
@@ -586,50 +635,37 @@ INLINE f32x16 mask_block(const Step *step, int token, int first, int end, f32x16
     return scores;
 }
 
-INLINE f32x16 load_value(const Shape *shape, const void *values, size_t at) {
-    return shape->kind == F32 ? load16((const float *)values + at)
-                              : load16_bf16((const bf16 *)values + at);
-}
-
-/* Turn scores into weights, in place; give one over their sum. */
-static float soften(float *scores, int places) {
+/* Turn scores into weights of the keys' kind, in place; give one over their sum. */
+static float soften(float *scores, int places, int kind) {
+    f32x16 highest = splat(-INFINITY), sums = {0};
+    for (int i = 0; i < places; i += LANES) {
+        const f32x16 sixteen = load16(scores + i);
+        highest = pick(sixteen > highest, sixteen, highest);
+    }
     float most = -INFINITY;
-    for (int i = 0; i < places; i++) most = scores[i] > most ? scores[i] : most;
-    f32x16 sums = {0};
+    for (int i = 0; i < LANES; i++) most = highest[i] > most ? highest[i] : most;
     for (int i = 0; i < places; i += LANES) {
         f32x16 weights = exp16(load16(scores + i) - most);
         weights = pick(load16(scores + i) == splat(-INFINITY), (f32x16){0}, weights);
-        store16(scores + i, weights);
+        if (kind == F32) store16(scores + i, weights);
+        else weights = keep_bf16((bf16 *)scores + i, weights);
         sums += weights;
     }
     return 1.0f / sum16(sums);
 }
 
-/* What one token's queries attend to. */
-typedef struct {
-    const int32_t *blocks;
-    int num_blocks;
-    int places; /* its own is the last */
-    size_t head; /* of a key head in a block */
-    size_t stride; /* from block to block */
-} View;
-
-/* The weighted sum of V vectors of the values, for G heads. */
-INLINE void mix(const int G, const int V, const Shape *shape, const void *values, const View *view,
-                int d, const float *weights, size_t ld, const float *factors, float *out) {
-    f32x16 sums[MAX_GROUP][4];
-#pragma GCC unroll 4
-    for (int g = 0; g < G; g++)
-#pragma GCC unroll 4
-        for (int v = 0; v < V; v++) sums[g][v] = (f32x16){0};
+/* The weighted sums of V vectors of the values from `d` on, for G heads. */
+INLINE void mix_f32(const int G, const int V, const Shape *shape, const float *values,
+                    const View *view, int d, const float *weights, size_t ld,
+                    f32x16 sums[MAX_GROUP][4]) {
     for (int b = 0; b < view->num_blocks; b++) {
-        const size_t at = view->blocks[b] * view->stride + view->head + d;
-        const int slots = view->places - b * LANES < LANES ? view->places - b * LANES : LANES;
+        const float *from = values + block_at(view, b) + d;
+        const int slots = at_most(LANES, view->places - b * LANES);
         for (int slot = 0; slot < slots; slot++) {
             f32x16 value[4];
 #pragma GCC unroll 4
             for (int v = 0; v < V; v++)
-                value[v] = load_value(shape, values, at + (size_t)slot * shape->dim + v * LANES);
+                value[v] = load16(from + (size_t)slot * shape->dim + v * LANES);
 #pragma GCC unroll 4
             for (int g = 0; g < G; g++)
 #pragma GCC unroll 4
@@ -637,6 +673,43 @@ INLINE void mix(const int G, const int V, const Shape *shape, const void *values
                     sums[g][v] += value[v] * weights[g * ld + b * LANES + slot];
         }
     }
+}
+
+/* The same two places at a time. What lies beyond the last place may be anything: it is cut off. */
+INLINE void mix_bf16(const int G, const int V, const Shape *shape, const bf16 *values,
+                     const View *view, int d, const bf16 *weights, size_t ld,
+                     f32x16 sums[MAX_GROUP][4]) {
+    for (int b = 0; b < view->num_blocks; b++) {
+        const bf16 *from = values + block_at(view, b) + 2 * d;
+        const int slots = at_most(LANES, view->places - b * LANES);
+        for (int slot = 0; slot < slots; slot += 2) {
+            const uint32_t both = slot + 1 < slots ? 0xffffffffu : 0xffffu;
+            u32x16 pairs[4];
+#pragma GCC unroll 4
+            for (int v = 0; v < V; v++)
+                pairs[v] =
+                    *(const u32x16 *)(from + (size_t)slot * shape->dim + 2 * v * LANES) & both;
+#pragma GCC unroll 4
+            for (int g = 0; g < G; g++) {
+                uint32_t pair;
+                memcpy(&pair, weights + g * ld + b * LANES + slot, 4);
+#pragma GCC unroll 4
+                for (int v = 0; v < V; v++) sums[g][v] = add_pairs(sums[g][v], pair, pairs[v]);
+            }
+        }
+    }
+}
+
+INLINE void mix(const int G, const int V, const Step *step, const Shape *shape, const void *values,
+                const View *view, int d, const float *weights, const float *factors, float *out) {
+    f32x16 sums[MAX_GROUP][4];
+    const size_t ld = step->max_places;
+#pragma GCC unroll 4
+    for (int g = 0; g < G; g++)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; v++) sums[g][v] = (f32x16){0};
+    if (shape->kind == F32) mix_f32(G, V, shape, values, view, d, weights, ld, sums);
+    else mix_bf16(G, V, shape, values, view, d, (const bf16 *)weights, 2 * ld, sums);
 #pragma GCC unroll 4
     for (int g = 0; g < G; g++)
 #pragma GCC unroll 4
@@ -651,24 +724,25 @@ INLINE void attend_group(const int G, const Step *step, const Layer *layer, cons
     float scaled[G * dim], factors[MAX_GROUP];
     bf16 packed[G * dim];
     for (int i = 0; i < G * dim; i++) scaled[i] = q[i] * shape->scaling;
-    if (shape->kind != F32)
-        for (int i = 0; i < G * dim; i++) packed[i] = to_bf16(scaled[i]);
-    for (int b = 0; b < view->num_blocks; b++) {
-        f32x16 scores[MAX_GROUP];
-        score_block(G, shape, layer->keys, view->blocks[b] * view->stride + view->head, scaled,
-                    packed, scores);
-#pragma GCC unroll 4
-        for (int g = 0; g < G; g++)
-            store16(weights + (size_t)g * step->max_places + b * LANES,
-                    mask_block(step, token, b * LANES, view->places, scores[g]));
+    if (shape->kind != F32) round_bf16(packed, scaled, G * dim);
+    for (int b = 0; b < view->num_blocks;) {
+        const int n = at_most(2, view->num_blocks - b);
+        f32x16 scores[2][MAX_GROUP];
+        if (n == 2) score_blocks(G, 2, shape, layer->keys, view, b, scaled, packed, scores, layer->values);
+        else score_blocks(G, 1, shape, layer->keys, view, b, scaled, packed, scores, layer->values);
+        for (int end = b + n, i = 0; b < end; b++, i++)
+            for (int g = 0; g < G; g++)
+                store16(weights + (size_t)g * step->max_places + b * LANES,
+                        mask_block(step, token, b * LANES, view->places, scores[i][g]));
     }
     for (int g = 0; g < G; g++)
-        factors[g] = soften(weights + (size_t)g * step->max_places, view->num_blocks * LANES);
+        factors[g] = soften(weights + (size_t)g * step->max_places, view->num_blocks * LANES,
+                            shape->kind);
     int d = 0;
     for (; d + 4 * LANES <= dim; d += 4 * LANES)
-        mix(G, 4, shape, layer->values, view, d, weights, step->max_places, factors, out);
+        mix(G, 4, step, shape, layer->values, view, d, weights, factors, out);
     for (; d < dim; d += LANES)
-        mix(G, 1, shape, layer->values, view, d, weights, step->max_places, factors, out);
+        mix(G, 1, step, shape, layer->values, view, d, weights, factors, out);
 }
 
 /* All queries of one token that share a key head. */

@@ -112,6 +112,7 @@ class Step(Structure):
         ("max_blocks", c_int32),
         ("cosines", c_void_p),
         ("sines", c_void_p),
+        ("position", c_void_p),
         ("table", c_void_p),
         ("row", c_void_p),
         ("place", c_void_p),

@@ -12,6 +12,7 @@ from torch import Tensor
 from loradock.engine.batch import Batch
 from loradock.engine.cpu import library
 from loradock.engine.cpu.packing import LANES, Kind
+from loradock.engine.cpu.rotary import RotaryTables
 from loradock.engine.cpu.updates import PackedUpdates
 from loradock.engine.memory import BLOCK_TOKENS
 
@@ -58,10 +59,11 @@ class CpuStep:
         self.kept.append(tensor)
         return tensor.data_ptr()
 
-    def turn(self, cosines: Tensor, sines: Tensor) -> None:
-        """Set the rotary factors, [tokens, rotary_dim]."""
-        self.struct.cosines = self.keep(cosines.float().contiguous())
-        self.struct.sines = self.keep(sines.float().contiguous())
+    def turn(self, positions: Tensor, rotary: RotaryTables) -> None:
+        """Say by how much each token's queries and keys are turned; positions: [tokens]."""
+        cosines, sines = rotary.up_to(int(positions.max()))
+        self.struct.cosines, self.struct.sines = self.keep(cosines), self.keep(sines)
+        self.struct.position = self.keep(positions.int())
 
 
 def step_of(
