@@ -63,15 +63,15 @@ class Room:
         try:
             await turn.granted
         except asyncio.CancelledError:
-            if turn in self._queue:
-                self._queue.remove(turn)
-            else:
+            if not turn.granted.cancelled():  # it was let in at the same moment
                 self.give_back(key)
             self.serve()
             raise
 
     def serve(self) -> None:
         """Let those in who fit now, in their order: a big one is not overtaken for ever."""
+        # Who was cancelled may not have run since, to see it.
+        self._queue = deque(turn for turn in self._queue if not turn.granted.cancelled())
         while self._queue and self._try_to_hold(self._queue[0].key, self._queue[0].size_bytes):
             self._queue.popleft().granted.set_result(None)
 
