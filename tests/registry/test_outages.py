@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sqlite3
 import time
 
 import pytest
@@ -38,6 +39,25 @@ def _within(seconds, kind, act):
 def test_no_catalog_is_unavailable_at_once(closed_port, blob_url):
     url = f"postgresql://x@127.0.0.1:{closed_port}/x"
     _within(5, CatalogUnavailable, lambda: open_registry(url, blob_url))
+
+
+def test_a_catalog_that_can_not_be_connected_as_asked_is_unavailable(closed_port, blob_url):
+    """psycopg calls it a programming error; but no statement of ours is wrong."""
+    url = f"postgresql://x@127.0.0.1:{closed_port}/x?no_such_option=1"
+    _within(5, CatalogUnavailable, lambda: open_registry(url, blob_url))
+
+
+@pytest.mark.parametrize("way", ["read", "snapshot"])
+def test_a_catalog_that_another_process_keeps_is_unavailable(tmp_path, monkeypatch, way):
+    monkeypatch.setattr("loradock.registry.catalog.database._BUSY_TIMEOUT_MS", 50)
+    database = Database(f"sqlite:///{tmp_path}/catalog.db")
+    with sqlite3.connect(tmp_path / "catalog.db", isolation_level=None) as other:
+        other.execute("CREATE TABLE t (x)")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(CatalogUnavailable), getattr(database, way)() as connection:
+            connection.exec_driver_sql("SELECT * FROM t")
+    other.close()
+    database.close()
 
 
 def test_a_silent_catalog_is_unavailable_soon(deaf_port, blob_url):

@@ -54,16 +54,13 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Lend a connection to read with."""
-        try:
-            with _translated(), self.engine.connect() as connection:
-                yield connection
-        except _Retry as busy:
-            raise CatalogUnavailable(f"the catalog is busy: {busy}") from busy
+        with _busy_is_unavailable(), _translated(), self.engine.connect() as connection:
+            yield connection
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
         """Lend a connection that sees one moment, for as long as it reads."""
-        with _translated(), self.engine.connect() as connection:
+        with _busy_is_unavailable(), _translated(), self.engine.connect() as connection:
             if not self._sqlite:  # which does so anyway
                 connection = connection.execution_options(isolation_level="REPEATABLE READ")
                 connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
@@ -198,6 +195,15 @@ def _postgresql_engine(url: URL) -> Engine:
 
 
 @contextmanager
+def _busy_is_unavailable() -> Iterator[None]:
+    """Tell a reader so: it is not tried again here, for it may have read a part already."""
+    try:
+        yield
+    except _Retry as busy:
+        raise CatalogUnavailable(f"the catalog is busy: {busy}") from busy
+
+
+@contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
@@ -215,8 +221,8 @@ def _translate(error: exc.DBAPIError) -> Exception:
         return _Retry(error)
     if _is_full(error):
         return DiskFull("the catalog", message.strip())
-    if isinstance(error, exc.ProgrammingError | exc.DataError):
-        return error  # a bug, not weather
+    if isinstance(error, exc.ProgrammingError | exc.DataError) and error.statement is not None:
+        return error  # a bug, not weather: a statement of ours is wrong, not the connection
     return CatalogUnavailable(f"the catalog does not answer: {message.strip()}")
 
 
