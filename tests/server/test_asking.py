@@ -130,6 +130,26 @@ async def test_prompts_that_make_no_sense_are_refused(served, prompt, field):
     assert not served.residencies
 
 
+async def test_a_text_of_which_the_tokenizer_leaves_nothing_is_refused(tiny_base, tmp_path):
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    normalizer = {"type": "Replace", "pattern": {"String": "~"}, "content": ""}
+    edit_json(base / "tokenizer.json", normalizer=normalizer)
+    target, prompt = target_of(None), inference.Prompt(text="hi")
+    async with running(base, tmp_path / "data") as served:
+        nothing = inference.GenerateRequest(target=target, prompt=inference.Prompt(raw="~~"))
+        calls = {
+            "prompt": served.inference.Generate(nothing, timeout=20),
+            "continuations": served.inference.Score(
+                inference.ScoreRequest(target=target, prompt=prompt, continuations=["a", "~"]),
+                timeout=20,
+            ),
+        }
+        for field, call in calls.items():
+            error = await refusal_of(call)
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert info_of(error).metadata["field"] == field
+
+
 @pytest.mark.contract("S13")
 async def test_s13_no_call_outlives_the_servers_longest_deadline(tiny_base, tmp_path):
     async with running(tiny_base, tmp_path, max_deadline_s=0.05) as served:

@@ -58,7 +58,10 @@ class Prompts:
         return await self._threads.run(self._continuations, asked, profile, texts, end)
 
     def _tokens(self, asked: Asked, profile: Profile) -> tuple[int, ...]:
-        return self._tokenizer.encode(self._text(asked, profile))
+        return self._encoded(self._text(asked, profile))
+
+    def _encoded(self, text: str) -> tuple[int, ...]:
+        return _checked("prompt", self._tokenizer.encode(text), text)
 
     def _continuations(
         self, asked: Asked, profile: Profile, texts: Sequence[str], end: bool
@@ -70,7 +73,7 @@ class Prompts:
         the seam, the continuation is tokenised by itself.
         """
         text = self._text(asked, profile)
-        prompt = self._tokenizer.encode(text)
+        prompt = self._encoded(text)
         if len(prompt) >= self._context_length:  # before it is tokenised once for each text
             raise TooLong(len(prompt), 1, self._context_length)
         last = self._terminator if end else ()
@@ -80,7 +83,8 @@ class Prompts:
         whole = self._tokenizer.encode(text + continuation)
         if whole[: len(prompt)] == prompt and len(whole) > len(prompt):
             return whole[len(prompt) :]
-        return self._tokenizer.encode_alone(continuation)
+        alone = self._tokenizer.encode_alone(continuation)
+        return _checked("continuations", alone, continuation)
 
     def _text(self, asked: Asked, profile: Profile) -> str:
         if asked.raw is not None:
@@ -127,6 +131,13 @@ def profiled(turns: Sequence[Turn], profile: Profile) -> list[Turn]:
     if profile.system is not None and not any(turn.role == "system" for turn in turns):
         profiled.insert(0, Turn("system", profile.system))
     return profiled
+
+
+def _checked(field: str, tokens: tuple[int, ...], text: str) -> tuple[int, ...]:
+    """Refuse a text of which the base's tokenizer leaves nothing: there is nothing to compute."""
+    if not tokens:
+        raise InvalidArgument(field, f"the base has no tokens for {text!r:.100}")
+    return tokens
 
 
 def _num_chars(asked: Asked) -> int:
