@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tiny_registry import TinyRegistry
 
+from loradock.registry.errors import DiskFull
 from loradock.registry.policy import Demands
 from loradock.registry.registry import open_registry
 from loradock.server.aliases import override_log
@@ -60,7 +61,7 @@ def test_r18_a_decision_that_finds_no_room_leaves_nothing_behind(path, monkeypat
 
     with monkeypatch.context() as full:
         full.setattr(override_log, "_write_all", fill)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(DiskFull, match="no space"):
             log.append(SECOND)
     assert path.read_bytes() == before
     log.append(SECOND)

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from loradock.registry.stores.disk import disk_errors
+
 
 @dataclass(frozen=True, slots=True)
 class Override:
@@ -68,7 +70,8 @@ class OverrideLog:
 
     def _write(self, line: dict[str, object]) -> None:
         """Append a line whole or not at all: what is refused for want of room leaves nothing."""
-        with self._lock, self._path.open("ab+", buffering=0) as file:
+        told = disk_errors("the log of overrides")
+        with self._lock, told, self._path.open("ab+", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
             try:
                 _write_all(file, _separator(file, size) + json.dumps(line).encode() + b"\n")
