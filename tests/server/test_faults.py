@@ -107,8 +107,34 @@ async def test_s10_a_catalog_that_does_not_answer_is_told_until_it_does(served):
     assert reason_of(await refusal_of(served.server.ask("unheard-of"))) == "NOT_FOUND"
 
 
-async def is_degraded(served):
-    return any("catalog" in reason for reason in (await served.server.look()).degraded)
+@pytest.mark.contract("S10")
+@pytest.mark.parametrize(("name", "what"), [("database", "catalog"), ("store", "object store")])
+async def test_s10_what_takes_connections_and_never_answers_is_told_until_it_does(
+    served, name, what
+):
+    proxy = getattr(served, name)
+    proxy.hang()
+    await until(lambda: is_degraded(served, f"the {what} does not answer"))
+    assert await ask_on(served, FAULT_S) > 1
+    proxy.pass_on()
+    started = time.monotonic()
+    await until(lambda: is_whole(served))
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.contract("S10")
+async def test_s10_a_catalog_that_hangs_holds_up_no_thread_for_each_look(served):
+    """So that once it answers, whoever asks it finds a thread at once."""
+    threads = served.server.server.threads
+    served.database.hang()
+    await until(lambda: is_degraded(served, "catalog"))
+    before = len(threads._running)
+    await asyncio.sleep(3.0)
+    assert len(threads._running) <= before + 1
+
+
+async def is_degraded(served, what="catalog"):
+    return any(what in reason for reason in (await served.server.look()).degraded)
 
 
 async def is_whole(served):

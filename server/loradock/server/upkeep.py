@@ -65,6 +65,8 @@ class Upkeep:
 
     def _probe(self) -> None:
         """Ask the store on a thread that may hang as long as it does; nobody waits for its end."""
-        if self._probing is None or not self._probing.is_alive():
+        if self._probing is not None and self._probing.is_alive():
+            self._store.outage.begin(f"it has not answered for {CHECK_S:g} seconds")
+        else:
             self._probing = threading.Thread(target=self._store.probe, name="probe", daemon=True)
             self._probing.start()

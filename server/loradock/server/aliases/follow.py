@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -32,6 +32,7 @@ from loradock.server.threads import Threads
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
+ANSWER_S = 2.0  # a catalog that takes longer does not answer, as health tells it
 ROOM_WAIT_S = 5.0  # then it is told, and tried again
 CHANGES_A_TIME = 1000
 
@@ -61,6 +62,7 @@ class Follower:
         self._tasks: dict[AliasKey, asyncio.Task[None]] = {}
         self._side_tasks: set[asyncio.Task[None]] = set()
         self._nudge = asyncio.Event()
+        self._asking: asyncio.Task[Sequence[Change]] | None = None
         self.catalog = Outage("the catalog")
         self.on_applied: Callable[[], None] = lambda: None
         self.on_catalog_answers: Callable[[], None] = lambda: None  # again and again
@@ -94,7 +96,8 @@ class Follower:
                 self._nudge.clear()
                 await self._look()
         finally:
-            for task in (*self._tasks.values(), *self._side_tasks):
+            asking = () if self._asking is None else (self._asking,)
+            for task in (*self._tasks.values(), *self._side_tasks, *asking):
                 task.cancel()
 
     async def _look(self) -> None:
@@ -107,9 +110,7 @@ class Follower:
 
     async def _poll(self) -> None:
         try:
-            changes = await self._threads.run(
-                self._reader.changes_since, self._seen, CHANGES_A_TIME
-            )
+            changes = await self._changes()
         except RegistryError as error:
             self.catalog.begin(str(error))
             return
@@ -123,6 +124,21 @@ class Follower:
             self._nudge.set()
         if self.applied_sequence != before:
             self.on_applied()
+
+    async def _changes(self) -> Sequence[Change]:
+        """Ask what is new; `CatalogUnavailable` also if the answer is long in coming.
+
+        It is waited for again the next time: a catalog that hangs holds up one thread, not all.
+        """
+        if self._asking is None:
+            self._asking = asyncio.create_task(
+                self._threads.run(self._reader.changes_since, self._seen, CHANGES_A_TIME)
+            )
+        await asyncio.wait({self._asking}, timeout=ANSWER_S)
+        if not self._asking.done():
+            raise CatalogUnavailable(f"it has not answered for {ANSWER_S:g} seconds")
+        asking, self._asking = self._asking, None
+        return asking.result()
 
     def _take(self, change: Change) -> None:
         if change.kind == "alias":
