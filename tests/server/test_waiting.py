@@ -1,6 +1,7 @@
 """Who may wait, who goes first, how long, and what a caller is told who waited in vain."""
 
 import asyncio
+import shutil
 import threading
 import time
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -202,6 +203,50 @@ async def test_s7_a_load_that_hangs_keeps_nobody_else_waiting(tiny_base, tiny_ad
             assert (state.num_running, state.num_waiting) == (0, 0), "rows of cold ones don't queue"
             assert not any(task.done() for task in cold)
         assert all(answer.text for answer in await asyncio.gather(*cold))
+
+
+@pytest.mark.contract("S17")
+@pytest.mark.parametrize("other", ["other@1", None])
+async def test_s17_who_floods_an_adapter_keeps_no_other_waiting(
+    tiny_base, tiny_adapter, tmp_path, other
+):
+    """Forty answers of one adapter are waited for; another's comes after those that run."""
+    num_rows, ended = 2, []
+    settings: Settings = {"max_running_rows": num_rows, "max_queue": 62}
+    async with running(tiny_base, tmp_path, **settings) as served:
+        for seed, name in enumerate(("flooded", "other")):
+            await served.publish(name, tiny_adapter(seed))
+            await served.ask(f"{name}@1")
+
+        async def flood():
+            await served.ask("flooded@1", max_tokens=100)
+            ended.append(1)
+
+        flooding = [asyncio.create_task(flood()) for _ in range(40)]
+        await until(lambda: served.parts.engine.state().num_waiting > 30)
+        before = len(ended)
+        await served.ask(other, max_tokens=10)
+        assert len(ended) - before <= 2 * num_rows
+        await asyncio.gather(*flooding)
+
+
+@pytest.mark.contract("S9")
+async def test_s9_each_failure_doubles_the_time_to_come_again(tiny_base, tiny_adapter, tmp_path):
+    async with running(tiny_base, tmp_path) as served:
+        await served.publish("gone", tiny_adapter(1))
+        shutil.move(tmp_path / "blobs", tmp_path / "elsewhere")
+        told = []
+        for _ in range(9):
+            error = await refusal_of(served.ask("gone@1"))
+            assert reason_of(error) == "ADAPTER_LOAD_FAILED"
+            told.append(retry_s(error))
+            (place,) = served.parts.inside.residencies.places()
+            place.retry_at = 0.0  # as if it had been waited for
+        assert told == pytest.approx([0.5, 1, 2, 4, 8, 16, 30, 30, 30], abs=0.3)
+        shutil.rmtree(tmp_path / "blobs", ignore_errors=True)
+        shutil.move(tmp_path / "elsewhere", tmp_path / "blobs")
+        assert (await served.ask("gone@1")).text
+        assert (place.num_failures, place.back_off_s) == (0, 0.0), "the next failure begins anew"
 
 
 @contextmanager
