@@ -51,7 +51,7 @@ async def test_s7_100_first_requests_are_one_get_and_one_load_and_running_rows_m
     others_done = asyncio.Event()
     running_rows = asyncio.create_task(keep_running(served, others_done))
     await until(lambda: steps)
-    with delayed(proxy, 0.6):  # the download waits for two answers of the store
+    with delayed(proxy, 1.5):  # longer than a gap may be, so a step that waited for it would show
         answers = await asyncio.gather(
             *(served.ask("triage@1", f"question {n}", max_tokens=2) for n in range(NUM_CALLERS))
         )
