@@ -38,6 +38,7 @@ def test_json_has_fields_values_and_times(capsys):
             "load_s": 0.0,
             "last_error": None,
             "retry_time": None,
+            "num_output_tokens": 0,
         },
         "at": "2026-01-02T00:00:00+00:00",
         "of": [{"name": "ä", "digest": "d"}],
