@@ -291,7 +291,7 @@ async def test_start_refuses_guards_that_compare_nothing_and_says_what_to_give(s
     ):
         with pytest.raises(grpc.aio.AioRpcError, match=field) as caught:
             await start(served, *stages, **options)
-        assert reason_of(caught.value) == "INVALID_ARGUMENT"
+        assert reason_of(caught.value) == "INVALID_FIELD"
 
 
 async def test_pause_holds_resume_goes_on_and_validate_only_starts_nothing(served):
