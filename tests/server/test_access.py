@@ -6,34 +6,11 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from methods import ALIAS, METHODS, NAMES, PARENTS
 from served import reason_of, running
 
 from loradock.server.services.principal import Authenticator, Principal, Role
-from loradock.v1 import (
-    admin_service_pb2,
-    alias_service_pb2,
-    evaluation_service_pb2,
-    inference_service_pb2,
-    registry_service_pb2,
-    rollout_service_pb2,
-    server_service_pb2,
-)
 
-FILES = (
-    admin_service_pb2,
-    registry_service_pb2,
-    alias_service_pb2,
-    evaluation_service_pb2,
-    inference_service_pb2,
-    rollout_service_pb2,
-    server_service_pb2,
-)
-METHODS = {
-    method.name: method
-    for file in FILES
-    for service in file.DESCRIPTOR.services_by_name.values()
-    for method in service.methods
-}
 ROLES = {
     Role.VIEW: "GetBaseModel ListBaseModels GetAdapter ListAdapters DownloadBlob GetVersion "
     "ResolveVersion ListVersions SearchVersions GetAlias ListAliases ListAliasHistory "
@@ -55,21 +32,6 @@ OF_NO_PROJECT = {
     *("RegisterBaseModel", "GetBaseModel", "ListBaseModels"),
     *("GetServer", "ListServers", "UnloadAdapter", "DrainServer", "UndrainServer"),
 }
-ADAPTER = "projects/other/adapters/triage"
-ALIAS = f"{ADAPTER}/aliases/production"
-NAMES = {  # by how a method's name ends; the first that fits
-    "AliasPolicy": f"{ALIAS}/policy",
-    "AliasPolicyRevisions": f"{ALIAS}/policy",
-    "ApproveVersion": ALIAS,
-    "BaseModel": "baseModels/tiny",
-    "Adapter": ADAPTER,
-    "Version": f"{ADAPTER}/versions/1",
-    "Evaluation": "projects/other/evaluations/one",
-    "StartRollout": ALIAS,
-    "Rollout": f"{ALIAS}/rollout",
-    "": ALIAS,
-}
-PARENTS = {"PublishVersion": ADAPTER, "ListVersions": ADAPTER, "ListAliases": ADAPTER}
 
 
 class ByMetadata(Authenticator):
