@@ -1,8 +1,10 @@
 """One contract for all blob stores: a folder, S3 as AWS does it, S3 that knows no conditions."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from services import make_bucket
@@ -149,6 +151,33 @@ def test_a_missing_bucket_is_unavailable(moto_endpoint, s3_credentials):
     with pytest.raises(StoreUnavailable):
         store.probe()
     store.close()
+
+
+class _Page(BaseHTTPRequestHandler):
+    """Answers everything with the same page, as a proxy that wants a login does."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>log in<p>first")
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_an_endpoint_that_speaks_no_s3_is_unavailable(s3_credentials):
+    with HTTPServer(("127.0.0.1", 0), _Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"s3://bucket?endpoint_url=http://127.0.0.1:{server.server_port}&region=us-east-1"
+        store = open_store(url)
+        with pytest.raises(StoreUnavailable):
+            list(store.list())
+        with pytest.raises(StoreUnavailable):
+            store.size(digest(SMALL))
+        store.close()
+        server.shutdown()
 
 
 @pytest.mark.parametrize(

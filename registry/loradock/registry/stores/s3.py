@@ -310,7 +310,8 @@ def _chunks(body: StreamingBody, digest: str, chunk_bytes: int) -> Iterator[byte
 def _store_errors(what: str) -> Iterator[None]:
     try:
         yield
-    except (BotoCoreError, ClientError, HTTPError, OSError, ValueError) as error:
+    # What is not S3's answers without what S3's always have: hence the KeyError.
+    except (BotoCoreError, ClientError, HTTPError, OSError, ValueError, KeyError) as error:
         if isinstance(error, ClientError) and _code(error) in _FULL:
             raise DiskFull("the object store", str(error)) from error
         raise StoreUnavailable(f"{what}: {error}") from error
