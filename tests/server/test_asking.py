@@ -1,6 +1,7 @@
 """How a request is read: whose setting counts, what ends an answer, what is refused at once."""
 
 import shutil
+from typing import Any
 
 import grpc
 import pytest
@@ -137,7 +138,7 @@ async def test_a_text_of_which_the_tokenizer_leaves_nothing_is_refused(tiny_base
     target, prompt = target_of(None), inference.Prompt(text="hi")
     async with running(base, tmp_path / "data") as served:
         nothing = inference.GenerateRequest(target=target, prompt=inference.Prompt(raw="~~"))
-        calls = {
+        calls: dict[str, Any] = {
             "prompt": served.inference.Generate(nothing, timeout=20),
             "continuations": served.inference.Score(
                 inference.ScoreRequest(target=target, prompt=prompt, continuations=["a", "~"]),

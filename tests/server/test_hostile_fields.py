@@ -86,11 +86,11 @@ def hostile(name: str) -> Iterator[tuple[str, Any]]:
 
 def _odd(kind: Descriptor, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
     for field in kind.fields:
-        path = (*above, field.name)
-        if field.type != FieldDescriptor.TYPE_MESSAGE:
+        path, part = (*above, field.name), field.message_type
+        if part is None:
             yield from ((path, value) for value in VALUES[field.type])
-        elif len(path) < MAX_DEPTH and not field.message_type.GetOptions().map_entry:
-            yield from _odd(field.message_type, path)
+        elif len(path) < MAX_DEPTH and not part.GetOptions().map_entry:
+            yield from _odd(part, path)
 
 
 def _put(message: Message, path: tuple[str, ...], value: object) -> None:
