@@ -19,9 +19,6 @@ from workload import Workload, write_adapters
 
 from loradock.client import Client
 
-if not sys.stderr.isatty():
-    os.environ["TQDM_DISABLE"] = "1"  # transformers, not yet imported, draws bars unasked
-
 HERE = Path(__file__).parent
 LORADOCK = Path(sys.executable).parent / "loradock"
 START_TIMEOUT_S = 120.0
@@ -94,7 +91,16 @@ def base_of(folder: Path, *, tiny: bool) -> Path:
         return demo_base()
     from tiny_base import make_tiny_base
 
+    _draw_no_bars_off_a_terminal()
     return make_tiny_base(folder / "tiny")
+
+
+def _draw_no_bars_off_a_terminal() -> None:
+    """Keep transformers from it, which draws unasked as it reads and writes."""
+    if not sys.stderr.isatty():
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 class Judge:
@@ -104,6 +110,7 @@ class Judge:
         import torch
         from oracle import Oracle
 
+        _draw_no_bars_off_a_terminal()
         torch.set_num_threads(1)  # beside a busy server, threads would wait for each other
         self._oracles = {n: Oracle(base, folder) for n, folder in enumerate(versions, 1)}
         self._max_tokens = max_tokens
