@@ -21,6 +21,7 @@
 
 #define LANES 16 /* outputs of a panel, keys of a block */
 #define MAX_ROWS 12 /* tokens whose sums for two panels fit into registers */
+#define HOT_PANELS 4 /* whose sums of some hundred tokens stay in a near cache */
 #define MAX_GROUP 4 /* queries that are computed over one load of a key head */
 #define INLINE static inline __attribute__((always_inline))
 
@@ -327,6 +328,17 @@ static void tiles_of_four(int rows, const Matrix *w, int panel, const void *x, s
     switch (rows) { CASE(1, 4); CASE(2, 4); CASE(3, 4); CASE(4, 4); }
 }
 
+INLINE size_t size_of(int kind) { return kind == F32 ? 4 : kind == BF16 ? 2 : 1; }
+
+/* Call weights that are multiplied next into a nearer cache: few tokens are computed faster than
+ * memory answers. */
+static void fetch(const Matrix *w, int first, int last) {
+    const size_t panel = w->inputs * LANES * size_of(w->kind);
+    const char *end = (const char *)w->data + last * panel;
+    for (const char *at = (const char *)w->data + first * panel; at < end; at += 64)
+        __builtin_prefetch(at, 0, 2);
+}
+
 static _Thread_local int64_t counted_multiply_adds, counted_weight_bytes;
 
 /* Note what a thread has multiplied since it last did. */
@@ -345,7 +357,7 @@ static void product(const Matrix *w, int first, int last, const void *x, size_t 
     const int group = rows <= 4 ? 4 : 2;
     const int64_t weights = (int64_t)(last - first) * LANES * w->inputs;
     counted_multiply_adds += weights * tokens;
-    counted_weight_bytes += weights * (w->kind == F32 ? 4 : w->kind == BF16 ? 2 : 1);
+    counted_weight_bytes += weights * size_of(w->kind);
     for (int panel = first; panel < last;) {
         const int panels = last - panel >= group ? group : last - panel >= 2 ? 2 : 1;
         for (int token = start; token < end; token += rows) {
@@ -403,9 +415,9 @@ static void norm(const Step *step, const Shape *shape, const float *weight, cons
 /* A thread's part of `own`. */
 static Operand own_part(const Member *me, const Step *step, const Shape *shape) {
     const size_t token = (size_t)me->thread * step->own_tokens;
-    const size_t at = token * shape->hidden, size = shape->kind == F32 ? 4 : shape->kind == BF16 ? 2 : 1;
-    return (Operand){(char *)step->own.packed + at * size, (bf16 *)step->own.beside + at,
-                     step->own.scales + token};
+    const size_t at = token * shape->hidden;
+    return (Operand){(char *)step->own.packed + at * size_of(shape->kind),
+                     (bf16 *)step->own.beside + at, step->own.scales + token};
 }
 
 /* The normed operand of all tokens. Few tokens are cheaper done by every thread than waited for. */
@@ -426,21 +438,36 @@ INLINE const Update *update_at(const Segment *segment, int layer, int site) {
     return segment->updates[layer * NUM_SITES + site];
 }
 
-/* One panel of a segment's narrow product, rounded to the adapters' kind. */
+/* Panels of one narrow product. */
+typedef struct {
+    const Segment *segment;
+    const Matrix *w;
+    int first, last;
+} Narrow;
+
+/* Compute them, rounded to the adapters' kind. */
 static void shrink(const Step *step, const Shape *shape, const Operand *operand,
-                   const Segment *segment, const Matrix *w, int panel) {
+                   const Narrow *narrow) {
+    const int first = narrow->first, panels = narrow->last - first;
+    if (panels <= 0) return;
+    const int start = narrow->segment->start, end = narrow->segment->end;
     const void *x = shape->kind == INT8 ? operand->beside : operand->packed;
     const Target to = {step->narrow, step->max_rank, 0, NULL};
-    product(w, panel, panel + 1, x, w->inputs, segment->start, segment->end, &to);
+    product(narrow->w, first, first + panels, x, narrow->w->inputs, start, end, &to);
     if (shape->kind == F32) return;
-    for (int token = segment->start; token < segment->end; token++) {
-        const size_t at = (size_t)token * step->max_rank + panel * LANES;
-        round_bf16(step->narrow_packed + at, step->narrow + at, LANES);
+    for (int token = start; token < end; token++) {
+        const size_t at = (size_t)token * step->max_rank + first * LANES;
+        round_bf16(step->narrow_packed + at, step->narrow + at, panels * LANES);
     }
 }
 
-/* Cost of one panel for so many tokens: loading its weights costs as much as a few tokens do. */
-INLINE int64_t panel_cost(int tokens) { return tokens + 4; }
+/* The first of `count` pieces that cost `each` which begins at `cost` or later. */
+INLINE int first_from(int64_t cost, int64_t each, int count) {
+    return cost <= 0 ? 0 : at_most(count, (cost + each - 1) / each);
+}
+
+/* Cost of one panel for so many tokens: loading its weights takes as long as sixteen tokens do. */
+INLINE int64_t panel_cost(int tokens) { return tokens > 16 ? tokens : 16; }
 
 /* What the narrow products of a site cost together; nothing if no segment has any. */
 static int64_t shrink_cost(const Step *step, int layer, int site) {
@@ -453,62 +480,100 @@ static int64_t shrink_cost(const Step *step, int layer, int site) {
     return cost;
 }
 
-/* Those narrow products of a site that begin within a thread's part of the cost. */
-static void shrink_part(const Step *step, const Shape *shape, const Operand *operand, int layer,
-                        int site, int64_t at, int64_t begin, int64_t end) {
-    for (int s = 0; s < step->num_segments; s++) {
+/* The next segment from `s` on that has an update at a site. */
+INLINE int next_with(const Step *step, int s, int layer, int site) {
+    while (s < step->num_segments && !update_at(&step->segments[s], layer, site)) s++;
+    return s;
+}
+
+/* A thread's part of a site's narrow products, which share their cost. Each one's weights are called
+ * while the one before is computed. */
+static void shrink_part(const Member *me, const Step *step, const Shape *shape,
+                        const Operand *operand, int layer, int site) {
+    const int64_t cost = shrink_cost(step, layer, site);
+    const int64_t begin = cost * me->thread / me->team->threads;
+    const int64_t end = cost * (me->thread + 1) / me->team->threads;
+    int64_t at = 0;
+    Narrow before = {0};
+    for (int s = next_with(step, 0, layer, site); s < step->num_segments;
+         s = next_with(step, s + 1, layer, site)) {
         const Segment *segment = &step->segments[s];
-        const Update *update = update_at(segment, layer, site);
-        if (!update) continue;
-        for (int panel = 0; panel < panels_of(&update->shrink); panel++) {
-            if (at >= begin && at < end)
-                shrink(step, shape, operand, segment, &update->shrink, panel);
-            at += panel_cost(segment->end - segment->start);
-        }
+        const Matrix *w = &update_at(segment, layer, site)->shrink;
+        const int64_t each = panel_cost(segment->end - segment->start);
+        const Narrow now = {segment, w, first_from(begin - at, each, panels_of(w)),
+                            first_from(end - at, each, panels_of(w))};
+        fetch(w, now.first, now.last);
+        shrink(step, shape, operand, &before);
+        before = now;
+        at += panels_of(w) * each;
+    }
+    shrink(step, shape, operand, &before);
+}
+
+/* The panels of one part of an update that lie among the site's panels first to last. */
+INLINE void among(const Update *update, int part, int first, int last, int *from, int *to) {
+    const int start = update->output_start[part] / LANES, panels = panels_of(&update->expand[part]);
+    *from = first > start ? first - start : 0;
+    *to = last - start < panels ? last - start : panels;
+}
+
+static void expand(const Step *step, const Shape *shape, const Segment *segment,
+                   const Update *update, float *y, size_t ldy, int first, int last) {
+    for (int part = 0, from, to; part < update->num_parts; part++) {
+        among(update, part, first, last, &from, &to);
+        if (from >= to) continue;
+        const Target target = {y + update->output_start[part], ldy, 1, NULL};
+        const int rank = update->rank_start[part];
+        const void *x = shape->kind == F32 ? (const void *)(step->narrow + rank)
+                                           : (const void *)(step->narrow_packed + rank);
+        product(&update->expand[part], from, to, x, step->max_rank, segment->start, segment->end,
+                &target);
     }
 }
 
+/* Add every segment's update to panels first to last of the site's outputs. */
 static void expand_all(const Step *step, const Shape *shape, int layer, int site, float *y,
                        size_t ldy, int first, int last) {
-    for (int s = 0; s < step->num_segments; s++) {
+    for (int s = next_with(step, 0, layer, site); s < step->num_segments;
+         s = next_with(step, s + 1, layer, site)) {
         const Segment *segment = &step->segments[s];
-        const Update *update = update_at(segment, layer, site);
-        if (!update) continue;
-        for (int part = 0; part < update->num_parts; part++) {
-            const Matrix *w = &update->expand[part];
-            const int start = update->output_start[part] / LANES;
-            const int from = first > start ? first - start : 0;
-            const int to = last - start < panels_of(w) ? last - start : panels_of(w);
-            if (from >= to) continue;
-            const Target target = {y + update->output_start[part], ldy, 1, NULL};
-            const int rank = update->rank_start[part];
-            const void *x = shape->kind == F32 ? (const void *)(step->narrow + rank)
-                                               : (const void *)(step->narrow_packed + rank);
-            product(w, from, to, x, step->max_rank, segment->start, segment->end, &target);
+        expand(step, shape, segment, update_at(segment, layer, site), y, ldy, first, last);
+    }
+}
+
+/* Call the weights of those updates. */
+static void fetch_expands(const Step *step, int layer, int site, int first, int last) {
+    for (int s = next_with(step, 0, layer, site); s < step->num_segments;
+         s = next_with(step, s + 1, layer, site)) {
+        const Update *update = update_at(&step->segments[s], layer, site);
+        for (int part = 0, from, to; part < update->num_parts; part++) {
+            among(update, part, first, last, &from, &to);
+            fetch(&update->expand[part], from, to);
         }
     }
 }
 
 /* y = x w' (+ y), with every segment's update; ends with a barrier.
  *
- * Wide and narrow products are one line of work that threads share by its cost. */
-static void project(const Member *me, const Step *step, const Shape *shape, const Operand *operand, const Matrix *w,
-                    int layer, int site, float *y, int add) {
-    const int thread = me->thread, threads = me->team->threads;
-    const int panels = panels_of(w);
+ * Updates are added to a few panels at a time, as long as those are in the nearest cache. */
+static void project(const Member *me, const Step *step, const Shape *shape, const Operand *operand,
+                    const Matrix *w, int layer, int site, float *y, int add) {
+    const int panels = panels_of(w), threads = me->team->threads;
+    const int begin = share(panels, me->thread, threads);
+    const int end = share(panels, me->thread + 1, threads);
     const size_t ldy = (size_t)panels * LANES;
     const Target to = {y, ldy, add, operand->scales};
-    const int64_t each = panel_cost(step->num_tokens), wide = each * panels;
-    const int64_t narrow = shrink_cost(step, layer, site);
-    const int64_t begin = (wide + narrow) * thread / threads;
-    const int64_t end = (wide + narrow) * (thread + 1) / threads;
-    product(w, at_most(panels, (begin + each - 1) / each), at_most(panels, (end + each - 1) / each),
-            operand->packed, w->inputs, 0, step->num_tokens, &to);
-    if (narrow) {
-        shrink_part(step, shape, operand, layer, site, wide, begin, end);
-    team_meet(me->team);
-        expand_all(step, shape, layer, site, y, ldy, share(panels, thread, threads),
-                   share(panels, thread + 1, threads));
+    const int has_updates = next_with(step, 0, layer, site) < step->num_segments;
+    if (has_updates) {
+        shrink_part(me, step, shape, operand, layer, site);
+        team_meet(me->team);
+    }
+    const int run = has_updates ? HOT_PANELS : panels;
+    for (int first = begin, last; first < end; first = last) {
+        last = at_most(end, first + run);
+        if (has_updates) fetch_expands(step, layer, site, first, last);
+        product(w, first, last, operand->packed, w->inputs, 0, step->num_tokens, &to);
+        if (has_updates) expand_all(step, shape, layer, site, y, ldy, first, last);
     }
     team_meet(me->team);
 }
@@ -777,7 +842,7 @@ static void attend_all(const Member *me, const Step *step, const Layer *layer, c
         const int end = share(step->num_tokens, thread + 1, threads);
         for (int token = share(step->num_tokens, thread, threads); token < end; token++)
             place(step, layer, shape, token);
-    team_meet(me->team);
+        team_meet(me->team);
     }
     for (int token; (token = team_next(me->team)) < step->num_tokens;) {
         if (step->is_decoding) place(step, layer, shape, token);
