@@ -20,16 +20,18 @@ from loradock.registry.errors import (
     NotAdmitted,
     RegistryError,
 )
-from loradock.registry.policy import Demands, SuiteDemand
+from loradock.registry.policy import Demands, MetricDemand, SuiteDemand
 from loradock.registry.registry import open_registry
 from loradock.registry.resources import (
     Dataset,
+    Direction,
     ItemScores,
     Lineage,
     Metric,
     Profile,
     VersionState,
 )
+from loradock.registry.search import MetricFilter
 from loradock.registry.stores import blob_key
 
 
@@ -253,6 +255,35 @@ def test_r8_an_imported_evaluation_grows_too_old_though_its_date_is_to_come(sour
     with pytest.raises(EvalGateFailed) as refused:
         target.aliases.set(*key, version_number=1, expected_generation=None, by="ann")
     assert [check.code for check in refused.value.failures] == ["TOO_OLD"]
+
+
+@pytest.mark.contract("R8")
+@pytest.mark.parametrize("few", [500, 0])
+def test_r8_an_older_evaluation_that_is_imported_later_hides_no_newer_one(
+    tiny, target, monkeypatch, few
+):
+    monkeypatch.setattr("loradock.registry.catalog.filters.FEW_RECORDS", few)
+
+    def newest_first(document):
+        document["evaluations"].sort(key=lambda one: -one["created_at_us"])
+
+    content = exported(fill(TinyRegistry(target)), "triage@1")
+    take(tiny.registry, repacked(content, in_index(newest_first)))
+    by_arrival = [one.metrics[0].value for one in tiny.registry.evaluations.list("dock").items]
+    assert by_arrival == [0.75, 1.0]
+
+    def found(op):
+        metric = MetricFilter("heldout", "accuracy", op, 0.9)
+        return [
+            version.number for version in tiny.registry.versions.search("dock", metric=metric).items
+        ]
+
+    assert (found(">="), found("<=")) == ([1], [])
+    demand = MetricDemand("accuracy", Direction.HIGHER, threshold=0.9)
+    demands = Demands((SuiteDemand("heldout", metrics=(demand,)),))
+    key = ("dock", "triage", "production")
+    tiny.registry.policies.set(*key, demands, expected_revision=0, by="olga")
+    tiny.registry.aliases.set(*key, version_number=1, expected_generation=None, by="ann")
 
 
 def tar_with(kind, name, link="", size=0):

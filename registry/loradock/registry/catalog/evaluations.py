@@ -15,6 +15,7 @@ from loradock.registry.catalog.journal import Deed, record_deed
 from loradock.registry.catalog.pages import AnyRow, fetch_page, page_request
 from loradock.registry.catalog.requests import Request
 from loradock.registry.catalog.tables import (
+    NEWEST_EVALUATION_FIRST,
     adapters,
     base_models,
     evaluation_items,
@@ -246,14 +247,17 @@ def latest_evaluations(
     *,
     with_items: bool = False,
 ) -> list[Evaluation]:
-    """Find a version's last evaluation of each suite, base and dataset, the newest first."""
-    latest = (
-        select(func.max(evaluations.c.ordinal))
+    """Find a version's newest evaluation of each suite, base and dataset, the newest first."""
+    alike = (evaluations.c.suite, evaluations.c.base_id, evaluations.c.dataset_digest)
+    place = func.row_number().over(partition_by=alike, order_by=NEWEST_EVALUATION_FIRST)
+    placed = (
+        select(evaluations.c.ordinal, place.label("place"))
         .where(evaluations.c.version_id == version_id, evaluations.c.suite.in_(suites))
-        .group_by(evaluations.c.suite, evaluations.c.base_id, evaluations.c.dataset_digest)
+        .subquery()
     )
-    query = _query(project).where(evaluations.c.ordinal.in_(latest))
-    rows = c.execute(query.order_by(evaluations.c.ordinal.desc())).all()
+    newest = select(placed.c.ordinal).where(placed.c.place == 1)
+    query = _query(project).where(evaluations.c.ordinal.in_(newest))
+    rows = c.execute(query.order_by(*NEWEST_EVALUATION_FIRST)).all()
     return _read(c, rows, with_items=with_items)
 
 

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Connection, Exists, Select, and_, exists, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Exists,
+    Select,
+    and_,
+    exists,
+    func,
+    select,
+    tuple_,
+)
 
 from loradock.registry.catalog.lineage import versions_below
 from loradock.registry.catalog.tables import (
+    NEWEST_EVALUATION_FIRST,
     adapter_tags,
     adapters,
     base_models,
@@ -93,7 +104,8 @@ def _by_metric(c: Connection, metric: MetricFilter) -> tuple[Condition, bool]:
     is_latest = ~exists().where(
         newer.c.version_id == evaluations.c.version_id,
         newer.c.suite == metric.suite,
-        newer.c.ordinal > evaluations.c.ordinal,
+        tuple_(newer.c.created_at, newer.c.ordinal)
+        > tuple_(evaluations.c.created_at, evaluations.c.ordinal),
     )
     recorded = select(evaluations.c.version_id).join(evaluation_metrics, record)
     latest = recorded.where(passing, evaluations.c.suite == metric.suite, is_latest)
@@ -133,8 +145,10 @@ def _by_version(project: str, filter: Filter) -> list[Condition]:
 
 def _passes(metric: MetricFilter) -> Exists:
     latest = (
-        select(func.max(evaluations.c.ordinal))
+        select(evaluations.c.ordinal)
         .where(evaluations.c.version_id == versions.c.id, evaluations.c.suite == metric.suite)
+        .order_by(*NEWEST_EVALUATION_FIRST)
+        .limit(1)
         .correlate(versions)
         .scalar_subquery()
     )

@@ -279,6 +279,8 @@ evaluations = Table(
     Index(None, "version_id", "suite", "ordinal"),
     Index(None, "project", "ordinal"),
 )
+# By when it was measured: what a bundle brings is older than when it came.
+NEWEST_EVALUATION_FIRST = (evaluations.c.created_at.desc(), evaluations.c.ordinal.desc())
 
 evaluation_metrics = Table(
     "evaluation_metrics",
