@@ -76,13 +76,13 @@ def counted(calls, errors=0, seconds=0.1):
     return counts
 
 
-def beat(tiny, *, server="a", sequence=None, divergences=(), **arms):
+def beat(tiny, **told):
     """Let a server tell what it counted at the stage that is reached."""
     rollout = tiny.registry.rollouts.get(*KEY).rollout
-    tell(tiny, rollout, server=server, sequence=sequence, divergences=divergences, **arms)
+    tell(tiny, rollout, **told)
 
 
-def tell(tiny, rollout, *, server="a", sequence=None, divergences=(), **arms):
+def tell(tiny, rollout, *, server="a", sequence=None, divergences=(), drained=False, **arms):
     """Let a server tell what it counted at a stage."""
     if sequence is None:
         sequence = tiny.registry.reader.latest_sequence()
@@ -95,6 +95,7 @@ def tell(tiny, rollout, *, server="a", sequence=None, divergences=(), **arms):
             sequence=sequence,
             residencies=(),
             divergences=divergences,
+            drained=drained,
             started_at=rollout.started_at,
             tallies=tuple(
                 ArmTally(rollout.id, rollout.generation, Arm(arm), counts)
@@ -251,6 +252,11 @@ def test_too_few_calls_and_servers_that_lag_hold_a_stage(two):
     beat(two, server="late", divergences=(f"{name}: it can't be loaded",))
     assert step(two) is Step.WAIT
     assert "late can't follow: it can't be loaded" in two.registry.rollouts.get(*KEY).decision.why
+    beat(two, server="late", divergences=(f"{name}: it can't be loaded",), drained=True)
+    assert step(two) is Step.ADVANCE, "a drained server answers nobody new"
+    beat(two, incumbent=counted(50), candidate=counted(20))
+    beat(two, server="late", sequence=0)
+    assert step(two) is Step.WAIT
     beat(two, server="late")
     assert step(two) is Step.ADVANCE
 

@@ -3,11 +3,13 @@
 import asyncio
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from served import BASE, running, until
 
 from loradock.server import heartbeat
+from loradock.server.aliases.follow_wait import Followed, FollowWait
 from loradock.v1 import server_service_pb2
 
 RESIDENT = server_service_pb2.RESIDENCY_STATE_RESIDENT
@@ -68,6 +70,20 @@ async def test_heartbeats_tell_at_once_whether_a_server_is_drained(tiny_base, tm
         stopping = asyncio.create_task(served.server.stop())
         await until(lambda: [beat.drained for beat in fleet.list()] == [True])
         await stopping
+
+
+async def test_who_waits_until_servers_follow_does_not_wait_for_drained_ones(tiny_base, tmp_path):
+    async with running(tiny_base, tmp_path, heartbeat_interval_s=30.0) as served:
+        registry = served.server.registry
+        await until(lambda: len(registry.fleet.list()) == 1)
+        (own,) = registry.fleet.list()
+        wait = FollowWait(registry, served.server.threads)
+        late = replace(own, server_id="late", sequence=own.sequence - 1)
+        registry.fleet.beat(late)
+        why = ("late has not seen the change yet",)
+        assert await wait.until_followed("an alias", 0.1) == Followed(2, 1, why)
+        registry.fleet.beat(replace(late, drained=True))
+        assert await wait.until_followed("an alias", 20) == Followed(1, 1, ())
 
 
 async def test_a_server_that_says_goodbye_is_listed_no_more(tiny_base, tmp_path):

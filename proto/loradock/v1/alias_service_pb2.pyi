@@ -97,7 +97,7 @@ Global___SetAliasRequest: typing_extensions.TypeAlias = SetAliasRequest
 
 @typing.final
 class FollowState(google.protobuf.message.Message):
-    """FollowState says how far the live servers are behind an alias."""
+    """FollowState says how far the live servers are behind an alias; drained ones are not counted."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -192,9 +192,9 @@ def _reference(counts: Mapping[int, Mapping[Arm, ArmCounts]], min_calls: int) ->
 
 
 def _lagging(c: Connection, row: AnyRow) -> str:
-    """Say which servers have not come to the stage, or can't."""
+    """Say which servers have not come to the stage, or can't; drained ones answer nobody new."""
     alias = f"projects/{row.project}/adapters/{row.adapter}/aliases/{row.alias}:"
-    for beat in live_heartbeats(c):
+    for beat in (beat for beat in live_heartbeats(c) if not beat.drained):
         if beat.sequence < row.sequence:
             return f"server {beat.server_id} has not seen the stage yet"
         for told in beat.divergences:

@@ -1,4 +1,7 @@
-"""Waits until the live servers have followed a change, as their heartbeats tell."""
+"""Waits until the live servers have followed a change, as their heartbeats tell.
+
+Not for drained ones, which answer nobody new.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,8 @@ class FollowWait:
         sequence = await self._threads.run(self._registry.reader.latest_sequence)
         give_up_at = time.monotonic() + wait_s
         while True:
-            beats = await self._threads.run(self._registry.fleet.list)
+            told = await self._threads.run(self._registry.fleet.list)
+            beats = [beat for beat in told if not beat.drained]
             behind = [beat.server_id for beat in beats if beat.sequence < sequence]
             if not behind or time.monotonic() >= give_up_at:
                 return _followed(beats, behind, alias_name)
