@@ -144,6 +144,10 @@ async def test_a_text_of_which_the_tokenizer_leaves_nothing_is_refused(tiny_base
                 inference.ScoreRequest(target=target, prompt=prompt, continuations=["a", "~"]),
                 timeout=20,
             ),
+            "labels": served.inference.Classify(
+                inference.ClassifyRequest(target=target, prompt=prompt, labels=["a", "~"]),
+                timeout=20,
+            ),
         }
         for field, call in calls.items():
             error = await refusal_of(call)

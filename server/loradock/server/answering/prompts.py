@@ -54,7 +54,7 @@ class Prompts:
     async def continuations(
         self, asked: Asked, profile: Profile, texts: Sequence[str], *, end: bool
     ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
-        """Give the prompt's tokens and each continuation's, with the terminator if `end`."""
+        """Give the prompt's tokens and each continuation's; with `end` of labels, terminated."""
         return await self._threads.run(self._continuations, asked, profile, texts, end)
 
     def _tokens(self, asked: Asked, profile: Profile) -> tuple[int, ...]:
@@ -76,15 +76,15 @@ class Prompts:
         prompt = self._encoded(text)
         if len(prompt) >= self._context_length:  # before it is tokenised once for each text
             raise TooLong(len(prompt), 1, self._context_length)
-        last = self._terminator if end else ()
-        return prompt, tuple(self._after(prompt, text, t) + last for t in texts)
+        field, last = ("labels", self._terminator) if end else ("continuations", ())
+        after = (_checked(field, self._after(prompt, text, t), t) for t in texts)
+        return prompt, tuple(tokens + last for tokens in after)
 
     def _after(self, prompt: tuple[int, ...], text: str, continuation: str) -> tuple[int, ...]:
         whole = self._tokenizer.encode(text + continuation)
         if whole[: len(prompt)] == prompt and len(whole) > len(prompt):
             return whole[len(prompt) :]
-        alone = self._tokenizer.encode_alone(continuation)
-        return _checked("continuations", alone, continuation)
+        return self._tokenizer.encode_alone(continuation)
 
     def _text(self, asked: Asked, profile: Profile) -> str:
         if asked.raw is not None:
