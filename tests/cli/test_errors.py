@@ -93,6 +93,15 @@ def test_what_is_wrong_and_what_next(capsys):
     assert "server status" in told(capsys, drained)[1]
 
 
+def test_problems_that_no_message_had_room_for_are_counted(capsys):
+    problems = [Problem("a", "SHAPE_WRONG", "is 4x4"), Problem("b", "SHAPE_WRONG", "is 4x4")]
+    left_out = {"num_problems_left_out": "381"}
+    error = NotAdmitted("no", reason="NOT_ADMITTED", metadata=left_out, problems=problems)
+    lines = told(capsys, error)[1].splitlines()
+    assert lines[0] == "error: 383 things are wrong with it"
+    assert lines[1:] == ["  a: is 4x4 [SHAPE_WRONG]", "  b: is 4x4 [SHAPE_WRONG]", "  and 381 more"]
+
+
 def test_what_a_file_refuses_is_told_by_its_name(capsys):
     error = FileNotFoundError(errno.ENOENT, "No such file or directory", "out/ready")
     assert told(capsys, error) == (1, "error: out/ready: No such file or directory\n")

@@ -86,7 +86,7 @@ def test_bad_json_is_told(folder, content):
 
 
 def test_no_folder(tmp_path):
-    assert problems_of(tmp_path / "none") == {(str(tmp_path / "none"), "NO_FOLDER")}
+    assert problems_of(tmp_path / "none") == {("folder", "NO_FOLDER")}
 
 
 def test_nothing_set_is_nothing_written(folder):

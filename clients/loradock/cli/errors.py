@@ -127,8 +127,10 @@ def _lacking(error: ImportError) -> Exception:
 def _as_text(error: Exception) -> list[str]:
     lines = [f"error: {_text(error)}"]
     if isinstance(error, NotAdmitted | EvalGateFailed) and len(error.problems) > 1:
-        lines = [f"error: {len(error.problems)} things are wrong with it"]
+        left_out = int(error.metadata.get("num_problems_left_out", 0))
+        lines = [f"error: {len(error.problems) + left_out} things are wrong with it"]
         lines += [f"  {p.subject}: {p.message} [{p.code}]" for p in error.problems]
+        lines += [f"  and {left_out} more"] if left_out else []
     if hint := _hint(error):
         lines.append(f"  {hint}")
     if isinstance(error, LoradockError) and exit_code_of(error) == GENERIC and error.request_id:

@@ -77,7 +77,7 @@ def refused(folder: Path, problems: list[Problem]) -> NotAdmitted:
 
 def _missing(folder: Path) -> Iterator[Problem]:
     if not folder.is_dir():
-        yield Problem(str(folder), "NO_FOLDER", "there is no such folder")
+        yield Problem("folder", "NO_FOLDER", "there is no such folder")
         return
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
