@@ -61,6 +61,7 @@ async def test_metrics_count_what_was_asked_and_answered(tiny_base, tiny_adapter
         stream = served.stream(None, max_tokens=900)
         await anext(aiter(stream))
         await refusal_of(served.ask("unheard-of"))
+        await refusal_of(served.ask("No Name"))
         page = await read(served)
         assert page("running_rows") == 1
         stream.cancel()
@@ -72,6 +73,7 @@ async def test_metrics_count_what_was_asked_and_answered(tiny_base, tiny_adapter
         assert page("requests_total", adapter="(base)", reason="OK") == 1
         assert page("requests_total", adapter="(base)", reason="CANCELLED") == 1
         assert page("requests_total", adapter="(other)", reason="NOT_FOUND") == 1
+        assert page("requests_total", adapter="(other)", reason="INVALID_NAME") == 1
         usages = [answer.usage for answer in answers]
         assert page("prompt_tokens_total", **v1) == sum(u.prompt_tokens for u in usages)
         assert page("output_tokens_total", **v1) == sum(u.output_tokens for u in usages)

@@ -136,6 +136,7 @@ class Answering:
         Where an alias is split the key chooses the arm, and without one the request's id.
         """
         if reference is None:
+            call.is_of_base = True
             return Answered()
         call.facts["reference"] = str(reference)
         chosen = await self._live.resolve(project, reference, sticky_key or call.request_id)

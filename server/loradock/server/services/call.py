@@ -31,6 +31,7 @@ class Call:
     interruption: Exception | None = None
     priority: Priority = Priority.NORMAL
     stage: Stage = "arrival"  # what it is at, as a missed deadline tells it
+    is_of_base: bool = False  # once it is known that the bare base answers
 
     @contextmanager
     def at(self, stage: Stage) -> Iterator[None]:

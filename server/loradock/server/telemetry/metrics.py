@@ -86,10 +86,10 @@ class Metrics:
 
     def _who(self, call: Call | None) -> Who:
         """Say whose figures a call counts among; a name that was never resolved gets no line."""
-        if call is None or (call.facts.get("reference") and not call.facts.get("adapter")):
-            return (OTHER, OTHER, OTHER)
-        if not call.facts.get("adapter"):
+        if call is not None and call.is_of_base:
             return (call.principal.project, BASE, "")
+        if call is None or not call.facts.get("adapter"):
+            return (OTHER, OTHER, OTHER)
         facts = call.facts
         who = (call.principal.project, str(facts["adapter"]), str(facts["version"]))
         return who if self._seen.has_room_for(who) else (OTHER, OTHER, OTHER)
