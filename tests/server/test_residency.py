@@ -124,10 +124,18 @@ async def test_s8_who_waits_for_room_gets_it_in_order(tight):
         for number in (3, 2, 4):
             tasks.append(asyncio.create_task(ask(number)))
             await until(lambda: num_waiting(tight) == len(tasks))
-        assert reason_of(await refusal_of(tight.ask("triage@2"))) == "QUEUE_FULL"
+        error = await refusal_of(tight.ask("triage@2"))
+        assert reason_of(error) == "QUEUE_FULL"
+        assert "3 requests for versions not here yet" in error.details()
         assert order == []
     await asyncio.gather(*tasks)
     assert order == [3, 2, 4]
+
+
+async def test_a_version_comes_in_though_nobody_may_queue(tiny_base, tiny_adapter, tmp_path):
+    async with running(tiny_base, tmp_path, max_queue=0) as served:
+        await served.publish("triage", tiny_adapter(1))
+        assert (await served.ask("triage@1")).answerer.version_number == 1
 
 
 @pytest.mark.contract("S8")

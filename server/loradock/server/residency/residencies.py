@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 MAX_PLACES = 1024  # remembered of what is not in memory
 FORGET_S = 600.0  # a failure that nobody asked about again
 ROOM_POLL_S = 0.1
+WAITING = "requests for versions not here yet"
 
 __all__ = ["ABSENT", "CACHED", "DRAINING", "FAILED", "LOADING", "RESIDENT", "Lease", "Residencies"]
 
@@ -67,7 +68,7 @@ class Residencies:
         is_live: Callable[[Version], bool],
         is_pinned: Callable[[Version], bool],
     ) -> None:
-        """Let at most `max_waiting` requests wait for versions that are not here yet."""
+        """Let at most `max_waiting` requests, but always one, wait for versions not here yet."""
         self._engine = engine
         self.cache = cache
         self.room = Room(budget_bytes, self._make_free)
@@ -223,8 +224,8 @@ class Residencies:
             place.state = RESIDENT
         if place.state == RESIDENT:
             return
-        if self._num_waiting >= self._max_waiting:
-            raise QueueFull(self._num_waiting, self._max_waiting)
+        if self._num_waiting and self._num_waiting >= self._max_waiting:
+            raise QueueFull(self._num_waiting, self._max_waiting, WAITING)
         if place.loading is None:
             self._refuse_early(place)
             place.loading = asyncio.create_task(self._load(place))
