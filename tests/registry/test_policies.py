@@ -246,7 +246,7 @@ def test_a_policy_is_set_by_compare_and_set_and_reads_back(three):
     with pytest.raises(RequestReused):
         set_policy(three, Demands(), 1, request_id="p-1")
     for stale in (None, 2):
-        with pytest.raises(StaleGeneration):
+        with pytest.raises(StaleGeneration, match="the policy of '"):
             set_policy(three, Demands(), stale)
     assert set_policy(three, Demands(), 1, validate_only=True).revision == 2
     assert three.registry.policies.get(*KEY) == first

@@ -75,10 +75,10 @@ class AlreadyExists(RegistryError):
 class StaleGeneration(RegistryError):
     """Somebody moved the alias first: read it again, decide again."""
 
-    def __init__(self, alias: str, expected: int, actual: int) -> None:
-        self.alias, self.expected, self.actual = alias, expected, actual
+    def __init__(self, name: str, expected: int, actual: int, kind: str = "alias") -> None:
+        self.alias, self.expected, self.actual = name, expected, actual
         super().__init__(
-            f"alias {alias!r} is at generation {actual}, not {expected}: read it again and retry"
+            f"{kind} {name!r} is at generation {actual}, not {expected}: read it again and retry"
         )
 
 

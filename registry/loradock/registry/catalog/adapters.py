@@ -113,7 +113,8 @@ class Adapters:
         def work(c: Connection) -> Adapter:
             row = lock_adapter(c, project, name)
             if expected_etag is not None and expected_etag != str(row.revision):
-                raise StaleGeneration(name, _generation(expected_etag), row.revision)
+                expected = _generation(expected_etag)
+                raise StaleGeneration(name, expected, row.revision, "adapter")
             _change(c, row.id, fields, revision=row.revision + 1, updated_at=now())
             record_change(c, "adapter", project, name, name)
             record_deed(c, Deed(project, by, "adapter.update", name))

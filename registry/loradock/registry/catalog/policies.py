@@ -71,7 +71,7 @@ class Policies:
             row = policy_row(c, alias_id)
             found = 0 if row is None else row.revision
             if found != expected:
-                raise StaleGeneration(f"policy of {name}", expected, found)
+                raise StaleGeneration(name, expected, found, "the policy of")
             values = {"demands": content, "set_by": by, "reason": reason, "set_at": now()}
             key = {"alias_id": alias_id, "revision": found + 1}
             c.execute(insert(alias_policies).values(**key, **values))

@@ -179,8 +179,8 @@ class Rollouts:
 
         def act(c: Connection, row: AnyRow) -> None:
             if expected_generation not in (None, row.generation):
-                name = f"rollout of {adapter}:{alias}"
-                raise StaleGeneration(name, expected_generation or 0, row.generation)
+                name, expected = f"{adapter}:{alias}", expected_generation or 0
+                raise StaleGeneration(name, expected, row.generation, "the rollout of")
             demands, name = demands_of(c, row.alias_id), f"{adapter}:{alias}"
             check_protection(demands, name, may_move_protected=may_move_protected)
             steps.promote(c, row, by, reason or "promoted by hand", override_gate=override_gate)
