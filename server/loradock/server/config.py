@@ -50,7 +50,10 @@ class Config:
     host: str = setting("127.0.0.1", "The address to listen on.")
     port: int = setting(7431, "The port to listen on; 0 takes a free one.")
     roles: str = setting("registry,inference", "What this process serves: registry, inference.")
-    data_dir: Path = setting(Path(), "Where the embedded catalog, blobs and the cache live.")
+    data_dir: Path = setting(
+        Path(),
+        "Where the embedded catalog, blobs and the cache live; by default ~/.local/share/loradock.",
+    )
     database_url: str = setting(
         "", "The catalog; by default a SQLite file in data_dir.", is_secret=True
     )
