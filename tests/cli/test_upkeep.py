@@ -103,6 +103,10 @@ def test_backup_and_restore_by_hand(run, server, tmp_path, capsys):
     with RegistryProcess(tmp_path / "back") as restored:
         code, out, err = run(restored, "adapter", "show", "triage@1", "--json")
     assert json.loads(out)["digest"] == version["digest"], err
+    weights = (tmp_path / "backup" / "blobs").rglob(version["weights"]["digest"][-64:])
+    next(weights).write_bytes(bytes(version["weights"]["size_bytes"]))
+    assert main(["restore", folder, "--data-dir", str(tmp_path / "worse")]) == 7
+    assert "missing from the backup, or damaged in it" in capsys.readouterr().err
 
 
 @pytest.mark.contract("R16")

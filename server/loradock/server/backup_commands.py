@@ -90,7 +90,7 @@ def restore(
     note(f"{done.num_rows} rows and {done.num_blobs} blobs are as they were at {done.made_at}")
     if done.damaged:
         raise CommandError(
-            f"{len(done.damaged)} blobs are not in the backup",
+            f"{len(done.damaged)} blobs are missing from the backup, or damaged in it",
             "`loradock verify` tells whose they are; pushing those again mends them",
             INTEGRITY,
         )
