@@ -126,7 +126,7 @@ async def test_s8_who_waits_for_room_gets_it_in_order(tight):
             await until(lambda: num_waiting(tight) == len(tasks))
         error = await refusal_of(tight.ask("triage@2"))
         assert reason_of(error) == "QUEUE_FULL"
-        assert "3 requests for versions not here yet" in error.details()
+        assert "3 requests for versions not here yet" in str(error.details())
         assert order == []
     await asyncio.gather(*tasks)
     assert order == [3, 2, 4]
