@@ -51,7 +51,6 @@ log = logging.getLogger(__name__)
 
 DEFAULT_STEP_TOKENS = 256
 DEFAULT_PREFILL_TOKENS = 64
-DEFAULT_THREADS = torch.get_num_threads()  # the cores, before anything has set it
 MAX_FAILED_STEPS = 3  # as a whole, one after the other
 
 
@@ -70,7 +69,8 @@ class BuiltinEngine:
         decoder: str = "auto",
     ) -> None:
         """Take over a loaded base; 0 lets the engine choose. Raises `BaseError`."""
-        torch.set_num_threads(threads or DEFAULT_THREADS)
+        if threads:
+            torch.set_num_threads(threads)
         self._eos = _eos_tokens(base.model)
         self._device, self._dtype = base.model.device, base.model.dtype
         self.decoder = choose_decoder(base, max_rows=max_rows, kv_tokens=kv_tokens, decoder=decoder)
@@ -181,9 +181,10 @@ class BuiltinEngine:
     def _run(self, sink: EventSink) -> None:
         """Step until closed. Runs on the engine's thread, the only one that computes."""
         finish, failure, why = Finish.CANCELLED, None, "it was closed"
+        threads = torch.get_num_threads()
         if self.decoder.has_own_threads:
-            # After each of torch's parallel operations OpenMP's threads spin for milliseconds, on
-            # cores that the decoder's wait for. Here, and on threads that load from now on: none.
+            # After each of torch's parallel operations OpenMP's threads spin, on cores that the
+            # decoder's wait for. For now there are none, here and on new threads that load.
             torch.set_num_threads(1)
         try:
             with torch.inference_mode():
@@ -195,6 +196,7 @@ class BuiltinEngine:
             log.critical("the engine can't go on", exc_info=error)
             finish, failure = Finish.FAILED, Failure.ENGINE
             why = f"it failed ({type(error).__name__}); the server's log says why"
+        torch.set_num_threads(threads)
         self._end_all(finish, failure, why)
         try:
             self._send(sink, is_last=True)

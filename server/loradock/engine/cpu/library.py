@@ -25,7 +25,7 @@ FLAGS = (
     *("-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC", "-pthread"),
     *("-fno-strict-aliasing", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
 )
-BUILD_TIMEOUT_S = 120
+BUILD_TIMEOUT_S = 300
 
 
 class NoKernels(Exception):
