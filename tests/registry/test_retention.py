@@ -15,6 +15,7 @@ from loradock.registry.errors import (
     NotFound,
     StaleGeneration,
     StillReferenced,
+    StoreUnavailable,
     VersionYanked,
 )
 from loradock.registry.garbage import Garbage, GarbageKind
@@ -132,11 +133,14 @@ def test_r10_a_retention_beside_publishes_and_moves_takes_nothing_that_is_needed
 
     def publish():
         seeds = list(range(1, 30))
-        while seeds:
-            with suppress(NotFound):  # the grace is so short that uploads are collected; send again
-                tiny.publish(seed=seeds[0])
-                seeds.pop(0)
-        published.set()
+        try:
+            while seeds:
+                # The grace is so short that uploads are collected: send again.
+                with suppress(NotFound, StoreUnavailable):
+                    tiny.publish(seed=seeds[0])
+                    seeds.pop(0)
+        finally:
+            published.set()  # or the others would go on for ever
 
     def move():
         generation = alias.generation
