@@ -330,7 +330,7 @@ static void tiles_of_four(int rows, const Matrix *w, int panel, const void *x, s
 
 INLINE size_t size_of(int kind) { return kind == F32 ? 4 : kind == BF16 ? 2 : 1; }
 
-/* Call weights that are multiplied next into a nearer cache: few tokens are computed faster than
+/* Bring weights that are multiplied next into a nearer cache: few tokens are computed faster than
  * memory answers. */
 static void fetch(const Matrix *w, int first, int last) {
     const size_t panel = w->inputs * LANES * size_of(w->kind);
@@ -486,7 +486,7 @@ INLINE int next_with(const Step *step, int s, int layer, int site) {
     return s;
 }
 
-/* A thread's part of a site's narrow products, which share their cost. Each one's weights are called
+/* A thread's part of a site's narrow products, which share their cost. Each one's weights are fetched
  * while the one before is computed. */
 static void shrink_part(const Member *me, const Step *step, const Shape *shape,
                         const Operand *operand, int layer, int site) {
@@ -541,7 +541,7 @@ static void expand_all(const Step *step, const Shape *shape, int layer, int site
     }
 }
 
-/* Call the weights of those updates. */
+/* Fetch the weights of those updates. */
 static void fetch_expands(const Step *step, int layer, int site, int first, int last) {
     for (int s = next_with(step, 0, layer, site); s < step->num_segments;
          s = next_with(step, s + 1, layer, site)) {
@@ -651,10 +651,11 @@ INLINE size_t block_at(const View *view, int block) {
     return view->blocks[block] * view->stride + view->head;
 }
 
-/* Scores of G queries against N blocks of sixteen keys, from `block` on. */
-INLINE void score_blocks(const int G, const int N, const Shape *shape, const void *keys,
+/* Scores of G queries against N blocks of sixteen keys, from `block` on; their values are fetched. */
+INLINE void score_blocks(const int G, const int N, const Shape *shape, const Layer *layer,
                          const View *view, int block, const float *q, const bf16 *q_packed,
-                         f32x16 scores[2][MAX_GROUP], const void *values) {
+                         f32x16 scores[2][MAX_GROUP]) {
+    const void *keys = layer->keys, *values = layer->values;
     const int dim = shape->dim;
     size_t at[2];
     for (int n = 0; n < N; n++) at[n] = block_at(view, block + n);
@@ -793,8 +794,8 @@ INLINE void attend_group(const int G, const Step *step, const Layer *layer, cons
     for (int b = 0; b < view->num_blocks;) {
         const int n = at_most(2, view->num_blocks - b);
         f32x16 scores[2][MAX_GROUP];
-        if (n == 2) score_blocks(G, 2, shape, layer->keys, view, b, scaled, packed, scores, layer->values);
-        else score_blocks(G, 1, shape, layer->keys, view, b, scaled, packed, scores, layer->values);
+        if (n == 2) score_blocks(G, 2, shape, layer, view, b, scaled, packed, scores);
+        else score_blocks(G, 1, shape, layer, view, b, scaled, packed, scores);
         for (int end = b + n, i = 0; b < end; b++, i++)
             for (int g = 0; g < G; g++)
                 store16(weights + (size_t)g * step->max_places + b * LANES,
