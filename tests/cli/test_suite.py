@@ -3,7 +3,10 @@
 import hashlib
 import json
 
+import grpc
 import pytest
+from google.protobuf import duration_pb2
+from google.rpc import error_details_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,8 +14,9 @@ from loradock.cli.evaluation import parse_metric
 from loradock.cli.refusal import CommandError
 from loradock.cli.statistics import bootstrap_interval, wilson_interval
 from loradock.cli.suite import SCORERS, Outcome, Row, read_suite
-from loradock.cli.suite_run import metrics_of
-from loradock.client import Metric, MetricDirection
+from loradock.cli.suite_run import PATIENCE_S, metrics_of, run_suite
+from loradock.client import Client, Metric, MetricDirection, ResourceExhausted
+from loradock.v1 import inference_service_pb2 as wire
 
 ROWS = [{"input": "refund please", "expected": "billing"}, {"input": "broken", "expected": "bug"}]
 
@@ -81,6 +85,38 @@ def test_no_rows_is_no_suite(folder):
     (folder / "heldout.jsonl").write_text("\n")
     with pytest.raises(CommandError, match="no rows"):
         read_suite(folder / "suite.toml")
+
+
+def full(scripted, *retry_s):
+    """Refuse, with a word on when to come again if one is given."""
+    delays = [duration_pb2.Duration() for _ in retry_s]
+    for delay, seconds in zip(delays, retry_s, strict=True):
+        delay.FromMilliseconds(int(seconds * 1000))
+    return scripted.refuse(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "full",
+        scripted.error_info("QUEUE_FULL"),
+        *(error_details_pb2.RetryInfo(retry_delay=delay) for delay in delays),
+    )
+
+
+def test_a_full_server_is_asked_again_when_it_says(scripted, folder):
+    answer = wire.ClassifyResponse(label="billing")
+    scripted.answer("Classify", *[full(scripted, 0.01)] * 5, *[answer] * 2)
+    (folder / "suite.toml").write_text('name = "s"\nscorer = "label"\nmode = "classify"\n')
+    with Client(scripted.address) as client:
+        suite = read_suite(folder / "suite.toml")
+        result = run_suite(client, suite, adapter="a@1", num_at_once=2)
+    assert result.metrics[0].num_items == 2
+    assert len(scripted.received("Classify")) == 7
+
+
+@pytest.mark.parametrize("retry_s", [(), (PATIENCE_S + 1,)])
+def test_a_full_server_that_names_no_time_or_too_late_a_one_ends_the_run(scripted, folder, retry_s):
+    scripted.answer("Generate", full(scripted, *retry_s))
+    with Client(scripted.address) as client, pytest.raises(ResourceExhausted):
+        run_suite(client, read_suite(folder / "suite.toml", 1), adapter="a@1", num_at_once=1)
+    assert len(scripted.received("Generate")) == 1
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,8 @@ def run(
     The suite file names the rows, the scorer (label, exact or json) and the mode (generate or
     classify). Shares come with Wilson's 95 % interval, means with a bootstrap's. With --limit only
     the first rows are asked, and the record's dataset digest is that of those rows. What each row
-    was worth is recorded, too, so that policies compare versions row by row.
+    was worth is recorded, too, so that policies compare versions row by row. Where the server has
+    no room for a row, it is asked again when the server says.
     """
     from loradock.cli.suite import read_suite
     from loradock.cli.suite_run import run_suite

@@ -6,13 +6,17 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version as installed_version
 from statistics import fmean
+from threading import Event
 
 from loradock.cli.refusal import CommandError
 from loradock.cli.statistics import bootstrap_interval, wilson_interval
 from loradock.cli.suite import Outcome, Row, Suite
-from loradock.client import Answerer, Client, ItemScores, Metric, Usage
+from loradock.client import Answerer, Client, ItemScores, Metric, ResourceExhausted, Usage
+
+PATIENCE_S = 120.0  # of one row with a server that has no room for it; as long as a call may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +53,10 @@ def run_suite(
 
     `adapter` names one version, so that one and the same answers all rows.
     """
-    started = time.perf_counter()
+    started, ended = time.perf_counter(), Event()
 
     def ask(row: Row) -> RowResult:
-        result = _ask(client, suite, row, adapter)
+        result = _in_its_turn(partial(_ask, client, suite, row, adapter), ended)
         on_row()
         return result
 
@@ -60,6 +64,7 @@ def run_suite(
     try:
         results = list(pool.map(ask, suite.rows))
     finally:
+        ended.set()
         pool.shutdown(wait=False, cancel_futures=True)  # closing the client ends what still runs
     seconds = time.perf_counter() - started
     tokens = sum(r.usage.prompt_tokens + r.usage.output_tokens for r in results)
@@ -72,6 +77,18 @@ def run_suite(
         harness=f"loradock eval run {installed_version('loradock')}",
         items=items_of(suite.scorer, [result.outcome for result in results]),
     )
+
+
+def _in_its_turn(ask: Callable[[], RowResult], ended: Event) -> RowResult:
+    """Ask; where there is no room now, come again when the server says, until that is too late."""
+    give_up_at = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except ResourceExhausted as error:
+            wait_s = error.retry_after_s
+            if wait_s is None or time.monotonic() + wait_s > give_up_at or ended.wait(wait_s):
+                raise
 
 
 def _ask(client: Client, suite: Suite, row: Row, adapter: str | None) -> RowResult:
