@@ -28,14 +28,14 @@ from loradock.server.errors import StartRefused
 from loradock.server.listen import refuse_taken_port
 from loradock.v1 import inference_service_pb2_grpc
 
-LORADOCK = [sys.executable, "-m", "loradock.cli.main"]
+LORADOCK = [sys.executable, "-c", "from loradock.cli.main import main; main()"]
 
 
 @contextmanager
 def process(base, folder, *flags):
     ready = folder / "ready.json"
     command = [
-        *(sys.executable, "-c", "from loradock.cli.main import main; main()", "serve"),
+        *(*LORADOCK, "serve"),
         *("--model", str(base), "--model-name", "tiny", "--dtype", "float32", "--threads", "1"),
         *("--port", "0", "--data-dir", str(folder / "data"), "--ready-file", str(ready)),
         *flags,
@@ -212,17 +212,21 @@ def test_migrate_says_what_there_was(tmp_path, capsys):
         (("--host", "0.0.0.0", "--model", "x"), "--token-file"),
         (("--model", "x", "--roles", "registery"), "roles"),
         (("--model", "x", "--ready-file", "/no/where/ready"), "there is no folder /no/where"),
+        (("--model", "./typo", "--port", "0"), "there is no folder and no GGUF file ./typo"),
         ((), "--model"),
     ],
 )
 def test_refusals_to_start_are_sentences(flags, said, tmp_path):
-    command = [sys.executable, "-c", "from loradock.cli.main import main; main()", "serve"]
     run = subprocess.run(
-        [*command, "--data-dir", str(tmp_path), *flags], capture_output=True, text=True, timeout=60
+        [*LORADOCK, "serve", "--data-dir", str(tmp_path), *flags],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert run.returncode == 2
     assert said in run.stderr
     assert "Traceback" not in run.stderr
+    assert not any(tmp_path.iterdir()), "no catalog is begun"
 
 
 @pytest.mark.contract("C7")

@@ -24,6 +24,7 @@ from loradock.server.config import Config
 from loradock.server.doctor import Doctor, tell_store
 from loradock.server.gate import Gate
 from loradock.server.listen import Listener, Register, refuse_taken_port
+from loradock.server.loading import find
 from loradock.server.services.admin_service import AdminService
 from loradock.server.services.alias_service import AliasService
 from loradock.server.services.evaluation_service import EvaluationService
@@ -111,6 +112,9 @@ async def start_server(
     config.refuse_open_door()
     authenticator = authenticator or _authenticator(config)
     await refuse_taken_port(config.host, config.port)
+    place = None
+    if config.has_role("inference"):  # looked for first: a mistyped base begins no catalog
+        place = await asyncio.to_thread(find, config)
     async with AsyncExitStack() as undo:
         say("opening the registry …")
         registry = await asyncio.to_thread(
@@ -127,8 +131,10 @@ async def start_server(
         undo.push_async_callback(threads.close)
         metrics = Metrics(max_versions=config.metrics_versions)
         inference = None
-        if config.has_role("inference"):
-            inference = await start_inference(config, registry, threads, _server_id(), say, metrics)
+        if place is not None:
+            inference = await start_inference(
+                config, place, registry, threads, _server_id(), say, metrics
+            )
             undo.push_async_callback(inference.close)
             await inference.go()
         gate = Gate()

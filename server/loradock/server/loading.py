@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from loradock.engine.errors import BaseError
 from loradock.engine.protocol import BaseInfo, Engine
 from loradock.engine.text import Tokenizer
@@ -9,14 +11,22 @@ from loradock.server.config import Config
 from loradock.server.errors import StartRefused
 
 
-def load(config: Config) -> tuple[Engine, Tokenizer]:
-    """Load the base and its tokenizer, and set the engine up. Raises `StartRefused`."""
-    from loradock.engine.engine import BuiltinEngine
-    from loradock.engine.loading import load_base
+def find(config: Config) -> Path:
+    """Say where the base is, fetched if it is the hub's. Raises `StartRefused`."""
     from loradock.engine.stored import find_base
 
     try:
-        place = find_base(config.model)
+        return find_base(config.model)
+    except BaseError as error:
+        raise StartRefused(str(error)) from error
+
+
+def load(config: Config, place: Path) -> tuple[Engine, Tokenizer]:
+    """Load the base and its tokenizer, and set the engine up. Raises `StartRefused`."""
+    from loradock.engine.engine import BuiltinEngine
+    from loradock.engine.loading import load_base
+
+    try:
         tokenizer = Tokenizer.load(place)
         base = load_base(place, config.base_name, device=config.device, dtype=config.dtype)
     except BaseError as error:

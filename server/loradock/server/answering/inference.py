@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from loradock.engine.protocol import Engine
 from loradock.registry.errors import AlreadyExists, NotFound
@@ -90,15 +91,16 @@ class Inference:
 
 async def start_inference(
     config: Config,
+    place: Path,
     registry: Registry,
     threads: Threads,
     server_id: str,
     say: Callable[[str], None],
     metrics: Metrics,
 ) -> Inference:
-    """Load the base, agree with the catalog on it, and put the parts together."""
+    """Load the base at `place`, agree with the catalog on it, and put the parts together."""
     say(f"loading {config.model} …")
-    engine, tokenizer = await asyncio.to_thread(load, config)
+    engine, tokenizer = await asyncio.to_thread(load, config, place)
     identity = Identity(server_id, engine.base)
     await threads.run(agree_on_base, config, registry, identity)
     bridge = Bridge(engine, max_waiting_tokens=config.stream_buffer_tokens)
