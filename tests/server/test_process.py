@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -227,6 +229,22 @@ def test_refusals_to_start_are_sentences(flags, said, tmp_path):
     assert said in run.stderr
     assert "Traceback" not in run.stderr
     assert not any(tmp_path.iterdir()), "no catalog is begun"
+
+
+def test_an_interrupt_ends_a_server_that_still_loads_its_base(tiny_base, tmp_path):
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    (base / "model.safetensors").unlink()
+    os.mkfifo(base / "model.safetensors")  # nobody writes it: whoever reads it never comes back
+    words = ("--model", str(base), "--port", "0", "--data-dir", str(tmp_path / "data"))
+    with subprocess.Popen(
+        [*LORADOCK, "serve", *words], stderr=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert server.stderr and any("loading" in line for line in server.stderr)
+            server.send_signal(signal.SIGINT)
+            assert server.wait(timeout=20) == -signal.SIGINT
+        finally:
+            server.kill()
 
 
 @pytest.mark.contract("C7")

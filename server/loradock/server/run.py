@@ -9,6 +9,8 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from loradock.server.app import Server, start_server
@@ -37,16 +39,27 @@ def run(config: Config, ready_file: Path | None = None) -> None:
 
 async def _serve(config: Config, ready_file: Path | None) -> None:
     loop = asyncio.get_running_loop()
-    server = await start_server(config, _say)
-    _spare_the_collector()
+    with _ended_at_once():
+        server = await start_server(config, _say)
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, server.traffic.exit_asked.set)
+    _spare_the_collector()
     if not server.traffic.ready.is_set():
         _say(f"bringing in what is pinned: {config.pin} …")
     if await server.traffic.is_ready_before_exit():
         _tell_ready(server, ready_file)
     await server.traffic.exit_asked.wait()
     await server.stop()
+
+
+@contextmanager
+def _ended_at_once() -> Iterator[None]:
+    """Let an interrupt end the process as SIGTERM does: Python would wait for what loads a base."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _spare_the_collector() -> None:
