@@ -60,7 +60,7 @@ def test_pull(loradock, as_json, task, tmp_path):
     assert not (tmp_path / "in").exists()
     as_json(sdk.Version, "adapter", "pull", task, tmp_path / "in")
     assert (tmp_path / "in" / "version.json").exists()
-    loradock("adapter", "pull", f"{task}@2", tmp_path / "in", code=5)
+    assert "--overwrite" in loradock("adapter", "pull", f"{task}@2", tmp_path / "in", code=5).err
     loradock("adapter", "pull", f"{task}@2", tmp_path / "in", "--overwrite")
 
 
@@ -349,7 +349,8 @@ def test_rollout_from_its_start_to_its_end(loradock, as_json, task):
     assert as_json(sdk.Alias, "alias", "show", alias)["split"]["percent"] == 0.5
     assert "0.5 % to @2" in loradock("alias", "show", alias).out
     assert "0.5 % to @2" in loradock("alias", "history", alias).out
-    loradock("rollout", "start", alias, "2", code=6)
+    refused = loradock("rollout", "start", alias, "2", code=6).err
+    assert refused.count("promote or abort it") == 1
     shown = loradock("rollout", "status", alias).out
     for part in ("[0.5 %]  100 %", "incumbent", "candidate", "shadow", "latency_p95", "waiting"):
         assert part in shown
@@ -366,10 +367,18 @@ def test_rollout_from_its_start_to_its_end(loradock, as_json, task):
     assert as_json(sdk.Alias, "alias", "show", alias)["version_number"] == 2
 
 
-@pytest.mark.parametrize("stage", ["lots", "150:1h"])
-def test_rollout_stage_that_is_none_is_told(loradock, task, stage):
-    told = loradock("rollout", "start", f"{task}:production", "2", "--stage", stage, code=2)
-    assert "PERCENT:HOLD" in told.err
+@pytest.mark.parametrize(
+    ("stage", "told"), [("lots", "PERCENT:HOLD"), ("150:1h", "'150:1h': 150 % is more than 100 %")]
+)
+def test_rollout_stage_that_is_none_is_told(loradock, task, stage, told):
+    refused = loradock("rollout", "start", f"{task}:production", "2", "--stage", stage, code=2).err
+    assert told in refused
+    assert ("PERCENT:HOLD" in refused) == (stage == "lots")
+
+
+def test_confidence_that_is_none_is_told_with_what_is_right(loradock, task):
+    words = ("rollout", "start", f"{task}:production", "2", "--confidence", "1")
+    assert "1 is not from 0.5 to below 1" in loradock(*words, code=2).err
 
 
 def test_sticky_key_is_sent_and_the_arm_is_told(as_json, task):

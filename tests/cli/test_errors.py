@@ -157,7 +157,8 @@ def test_faults_of_the_cli_are_not_hidden():
         ("adapter list --metric accuracy", 2, "SUITE:METRIC"),
         ("--token-file nowhere adapter list", 2, "nowhere"),
         ("lineage show", 2, "one start"),
-        ("adapter push a nowhere --base b", 6, "no such folder"),
+        ("adapter push a nowhere --base b", 2, "there is no folder nowhere"),
+        ("export a@1 --to -", 2, "stdout"),
         ("--address 10.0.0.1:1 --token-file pyproject.toml adapter list", 2, "plain text"),
     ],
 )

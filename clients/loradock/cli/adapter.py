@@ -97,6 +97,8 @@ def push(
     same version. With --dry-run the bytes go up to be checked against the base, but no version is
     published.
     """
+    if not folder.is_dir():
+        raise CommandError(f"there is no folder {folder}")
     with connect(context) as client, transfer_progress() as progress:
         published = client.versions.push(
             adapter,

@@ -54,6 +54,8 @@ def export(
     """
     if not references and not adapters:
         raise CommandError("name a version, or an adapter with --adapter")
+    if str(to) == "-":
+        raise CommandError("a bundle appears when it is whole, so not on stdout", "name a file")
     if to.exists() and not overwrite:
         raise CommandError(f"{to} is there already", "replace it with --overwrite", CONFLICT)
     if not to.parent.is_dir():

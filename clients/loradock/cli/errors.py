@@ -60,7 +60,7 @@ _HINTS = {
     "STALE_GENERATION": "somebody moved it: see `loradock alias history`, and decide again",
     "STALE_ETAG": "somebody changed it: read it again, and decide again",
     "NOTHING_TO_ROLL_BACK": "see `loradock alias history`; move it with `loradock alias set`",
-    "ROLLOUT_RUNNING": "see `loradock rollout status`; promote or abort it before the next",
+    "ROLLOUT_RUNNING": "see `loradock rollout status`",
     "ROLLOUT_ENDED": "see `loradock rollout status`; start another one",
     "VERSION_YANKED": "choose another version, or take it back with `loradock adapter unyank`",
     "EVAL_GATE_FAILED": "measure it (`loradock eval run`), or move it with --override and --reason",
@@ -84,6 +84,7 @@ _HINTS = {
     "CATALOG_ANSWERS": "move it with `loradock alias set` or `loradock alias rollback`",
 }
 _NOT_SERVING = "a server is there, but takes no requests now: see `loradock server status`"
+_FILES_DIFFER = "replace them with --overwrite"
 _HINTS_BY_KIND = {
     "adapter": "see `loradock adapter list`",
     "version": "see `loradock adapter show`",
@@ -153,6 +154,8 @@ def _hint(error: Exception) -> str:
         return ""
     if error.reason == "NOT_FOUND":
         return _HINTS_BY_KIND.get(error.metadata.get("kind", ""), "")
+    if error.reason == "ALREADY_EXISTS" and error.metadata.get("kind") == "file":
+        return _FILES_DIFFER
     if isinstance(error, Unavailable) and "backend unhealthy" in error.message:  # so gRPC says it
         return _NOT_SERVING
     return _HINTS.get(error.reason, "")

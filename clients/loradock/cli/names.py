@@ -64,8 +64,10 @@ def stage(text: str) -> tuple[float, float]:
     """Read a stage's per cent and seconds: `10:30m`; without a time it is held ten minutes."""
     percent, _, hold = text.partition(":")
     found = re.fullmatch(r"(\d+(?:\.\d{1,2})?)%?", percent)
-    if not found or float(found[1]) > 100:
+    if not found:
         raise CommandError(f"{text!r} is no stage", "write it as PERCENT:HOLD, as in 10:30m")
+    if float(found[1]) > 100:
+        raise CommandError(f"{text!r}: {found[1]} % is more than 100 %")
     return float(found[1]), seconds_of(hold or "10m") or 0.0
 
 

@@ -231,7 +231,8 @@ def _check_guards(guards: Guards) -> None:
         why = "is not in 1..1000000: a guard that needs no calls compares nothing"
         raise InvalidArgument("guards.min_calls", why)
     if not 0.5 <= guards.confidence < 1:
-        raise InvalidArgument("guards.confidence", "is not in 0.5..1")
+        why = f"{guards.confidence:g} is not from 0.5 to below 1: nothing is ever certain"
+        raise InvalidArgument("guards.confidence", why)
 
 
 def plan_to_json(plan: Plan) -> dict[str, object]:
