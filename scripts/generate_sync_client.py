@@ -29,7 +29,7 @@ WORDS = (
     (r"\bin_thread\b", "in_place"),
     (r"(?<!def )\bpause\b(?=[(,])", "pause_in_place"),
     (r"\bside_by_side\b", "in_threads"),
-    (r", for one event loop\. One channel", ". Safe to share between threads: one channel"),
+    (r", for one event loop\. Three channels", ". Safe to share between threads: three channels"),
     (
         r"The asynchronous client\. The synchronous one is generated from it\.",
         "The synchronous client.",

@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from served import alias_name, reason_of, refusal_of, running, until
 
-from loradock.client import Client
+from loradock.client import AsyncClient, Client, Unavailable
 from loradock.server.errors import StartRefused
 from loradock.server.residency import pins
 from loradock.server.services.principal import Authenticator, Principal, Role
@@ -170,6 +170,23 @@ async def test_a_pin_of_what_the_catalog_does_not_have_is_told_again_and_again_a
         assert list((await served.look()).degraded) == []
 
 
+async def test_what_a_pin_waits_for_can_come_by_the_server_that_waits(
+    tiny_base, tiny_adapter, tmp_path
+):
+    async with (
+        running(tiny_base, tmp_path, pin="triage") as served,
+        AsyncClient(served.server.address) as client,
+    ):
+        with pytest.raises(Unavailable, match="backend unhealthy"):
+            await client.generate("hello", base=True)
+        assert (await client.admin.diagnose()).findings
+        await client.versions.push("triage", tiny_adapter(1), base="tiny")
+        await client.aliases.set("triage", "production", 1)
+        await until(lambda: health_is(served, SERVING))
+        answer = await client.generate("hello", adapter="triage", max_tokens=4)
+        assert answer.answerer.version_number == 1
+
+
 async def health_is(served, status):
     return await health(served.channel) == status
 
@@ -208,6 +225,37 @@ async def test_a_drained_server_refuses_what_is_new_ends_what_runs_and_can_be_ta
     await served.servers.UndrainServer(wire.UndrainServerRequest(), timeout=10)
     assert await health(served.channel) == SERVING
     assert (await served.ask("triage@1")).answerer.version_number == 1
+
+
+@pytest.mark.contract("S14")
+async def test_s14_the_registry_s_calls_go_round_a_drained_server_that_can_still_be_examined(
+    tiny_base, tmp_path
+):
+    async with (
+        running(tiny_base, tmp_path) as drained,
+        running(tiny_base, tmp_path) as other,
+        AsyncClient(drained.server.address) as to_drained,
+        AsyncClient(f"ipv4:{drained.server.address},{other.server.address}") as to_both,
+    ):
+        await to_both.adapters.create("triage")
+        await to_drained.server.drain()
+        await until(lambda: goes_by(to_both, drained))
+        for turn in range(8):  # each is sent once only, wherever it goes
+            await to_both.adapters.update("triage", owner=f"owner-{turn}")
+        with pytest.raises(Unavailable):
+            await to_drained.adapters.get("triage")
+        assert (await to_drained.admin.diagnose()).findings
+        await to_drained.server.undrain()
+        await until(lambda: health_is(drained, SERVING))
+        assert (await to_drained.adapters.get("triage")).owner == "owner-7"
+
+
+async def goes_by(client, served):
+    """Whether a few calls that may be sent again come to another server than this."""
+    knocked_at = served.server.gate._knocked_at
+    for _ in range(4):
+        await client.adapters.get("triage")
+    return served.server.gate._knocked_at == knocked_at
 
 
 async def test_drain_and_exit_asks_the_process_to_end(served):

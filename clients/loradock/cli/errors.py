@@ -83,7 +83,7 @@ _HINTS = {
     "NO_ENGINE": "ask a server with the role inference: `loradock server list`",
     "CATALOG_ANSWERS": "move it with `loradock alias set` or `loradock alias rollback`",
 }
-_NOT_SERVING = "a server is there, but takes no requests now: see `loradock server status`"
+_NOT_SERVING = "a server is there, but takes no such requests now: see `loradock server status`"
 _FILES_DIFFER = "replace them with --overwrite"
 _HINTS_BY_KIND = {
     "adapter": "see `loradock adapter list`",

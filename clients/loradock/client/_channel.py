@@ -15,6 +15,9 @@ DEFAULT_ADDRESS = "127.0.0.1:7431"
 DEFAULT_MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 KEEPALIVE_S = 60  # not below: servers answer faster pings with GOAWAY
 
+# What health is asked of. Inference goes where a server as a whole serves; the rest goes where its
+# registry does, for what a server waits for before it is ready may have to come by that.
+WHOLE_SERVER, REGISTRY = "", "loradock.v1.RegistryService"
 # By which a server is looked at and steered, whether it takes part in traffic or not.
 ALSO_TO_THE_UNHEALTHY = ("grpc.inhibit_health_checking", 1)
 
@@ -62,10 +65,10 @@ def is_loopback(address: str) -> bool:
         return host == "localhost"
 
 
-def channel_options(max_message_bytes: int, tls: TLS | bool) -> ChannelOptions:
-    """Give the options of a channel."""
+def channel_options(max_message_bytes: int, tls: TLS | bool, health_name: str) -> ChannelOptions:
+    """Give the options of a channel to where what health knows by that name is serving."""
     options: ChannelOptions = [
-        ("grpc.service_config", service_config()),
+        ("grpc.service_config", service_config(health_name)),
         ("grpc.enable_retries", 1),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),

@@ -74,8 +74,8 @@ def transfer_deadline_s(size_bytes: int) -> float:
     return DEFAULT_DEADLINE_S + size_bytes / SLOWEST_TRANSFER_BYTES_PER_S
 
 
-def service_config() -> str:
-    """Retry what is UNAVAILABLE and idempotent; spread calls over the healthy addresses."""
+def service_config(health_name: str) -> str:
+    """Retry what is UNAVAILABLE and idempotent; spread calls over where health serves this name."""
     names = [
         {"service": f"loradock.v1.{service}", "method": method}
         for service, methods in IDEMPOTENT_METHODS.items()
@@ -91,7 +91,7 @@ def service_config() -> str:
     return json.dumps(
         {
             "loadBalancingConfig": [{"round_robin": {}}],
-            "healthCheckConfig": {"serviceName": ""},
+            "healthCheckConfig": {"serviceName": health_name},
             "methodConfig": [{"name": names, "retryPolicy": retry}],
             "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
         }

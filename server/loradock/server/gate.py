@@ -13,8 +13,8 @@ from loradock.server.errors import Draining
 class Gate:
     """One door for all calls. Belongs to the event loop's thread.
 
-    Who steers the server itself passes by the side: is let in while it is drained, and not waited
-    for. Once the door is closed it stays closed, to everybody.
+    Who steers the server itself, or examines it, passes by the side: is let in while it is drained,
+    and not waited for. Once the door is closed it stays closed, to everybody.
     """
 
     def __init__(self) -> None:

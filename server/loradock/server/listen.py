@@ -20,6 +20,10 @@ from loradock.server.services.interceptors import CallInterceptor
 HARD_LIMIT_FACTOR = 4
 MIN_PING_INTERVAL_MS = 30_000  # the SDK pings every 60 s while calls run
 
+# What health tells of only once a server is ready: its inference, and all of it together. What it
+# waits for may have to come by its registry.
+OF_THE_READY = ("", "loradock.v1.InferenceService")
+
 Register = Callable[[grpc.aio.Server], None]
 
 
@@ -54,7 +58,7 @@ def _bind_error(family: int, address: tuple[object, ...]) -> OSError | None:
 
 
 class Listener:
-    """One port with its services. Serving, as health tells it, only when told so."""
+    """One port with its services. Inference serves, as health tells it, only when told so."""
 
     def __init__(self, interceptor: CallInterceptor, *, max_message_bytes: int) -> None:
         self._server = grpc.aio.server(
@@ -77,7 +81,7 @@ class Listener:
         for register in services.values():
             register(self._server)
         self._names = ("", *services)
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self.say_serving(True, is_ready=False)
         if with_reflection:
             shown = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(shown, self._server)
@@ -89,10 +93,12 @@ class Listener:
         await self._server.start()
         return f"{shown_host}:{taken}"
 
-    async def say_serving(self, is_serving: bool) -> None:
-        """Tell health whether this server takes part in traffic."""
+    async def say_serving(self, is_serving: bool, *, is_ready: bool = True) -> None:
+        """Tell health whether this server takes part in traffic, and if it is ready, in all."""
         status = health_pb2.HealthCheckResponse
-        await self._set_health(status.SERVING if is_serving else status.NOT_SERVING)
+        for name in self._names:
+            serves = is_serving and (is_ready or name not in OF_THE_READY)
+            await self._health.set(name, status.SERVING if serves else status.NOT_SERVING)
 
     async def say_not_serving(self) -> None:
         """Tell health that this server is going, for good."""
@@ -101,7 +107,3 @@ class Listener:
     async def close(self, grace_s: float) -> None:
         """Stop listening; what still runs after the grace is cancelled."""
         await self._server.stop(grace_s)
-
-    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        for name in self._names:
-            await self._health.set(name, status)

@@ -47,8 +47,7 @@ class Traffic:
         """Take part again."""
         self._gate.reopen()
         self.on_change()
-        if self.ready.is_set():
-            await self._listener.say_serving(True)
+        await self._listener.say_serving(True, is_ready=self.ready.is_set())
 
     async def end(self, grace_s: float) -> bool:
         """Take no part any more; tell whether everybody left within the grace."""

@@ -39,9 +39,10 @@ from loradock.v1.admin_service_pb2_grpc import AdminServiceStub
 class AsyncAdmin:
     """Garbage collection, verification and the audit log. Needs the role that operates servers."""
 
-    def __init__(self, calls: AsyncCalls) -> None:
-        self._calls = calls
+    def __init__(self, calls: AsyncCalls, steering: AsyncCalls) -> None:
+        self._calls, self._steering = calls, steering
         self._stub = AdminServiceStub(calls.channel)
+        self._looking = AdminServiceStub(steering.channel)
 
     async def collect_garbage(
         self,
@@ -81,9 +82,12 @@ class AsyncAdmin:
             yield verification_of(answer)
 
     async def diagnose(self) -> Diagnosis:
-        """Let the server look at its catalog, store, disks, clock, base, cache and audit log."""
+        """Let the server look at its catalog, store, disks, clock, base, cache and audit log.
+
+        One that is drained, or not ready yet, does so, too.
+        """
         request = built(wire.DiagnoseRequest, parent=project_name(self._calls.project))
-        return diagnosis_of(await self._calls.unary(self._stub.Diagnose, request))
+        return diagnosis_of(await self._steering.unary(self._looking.Diagnose, request))
 
     async def export_bundle(
         self,

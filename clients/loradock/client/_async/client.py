@@ -23,7 +23,9 @@ from loradock.client._channel import (
     ALSO_TO_THE_UNHEALTHY,
     DEFAULT_ADDRESS,
     DEFAULT_MAX_MESSAGE_BYTES,
+    REGISTRY,
     TLS,
+    WHOLE_SERVER,
     ChannelOptions,
     Token,
     channel_credentials,
@@ -53,9 +55,10 @@ from loradock.v1.inference_service_pb2_grpc import InferenceServiceStub
 
 
 class AsyncClient:
-    """A connection to Loradock, for one event loop. One channel, reused by all calls.
+    """A connection to Loradock, for one event loop. Three channels, reused by all calls.
 
-    Only `server` has another one, by which a server that is drained, or not ready yet, is reached.
+    Inference goes to servers that are ready, the registry's calls to those that are not drained,
+    and those of `server` to any.
 
         async with AsyncClient("127.0.0.1:7431") as client:
             answer = await client.generate("Where is my parcel?", adapter="support-triage")
@@ -86,10 +89,11 @@ class AsyncClient:
             )
             return AsyncCalls(channel, project=project, token=token, timeout_s=timeout_s)
 
-        options = channel_options(max_message_bytes, tls)
-        calls = self._calls = calls_with(options)
+        options = channel_options(max_message_bytes, tls, REGISTRY)
+        calls = self._registry = calls_with(options)
         self._steering = calls_with([*options, ALSO_TO_THE_UNHEALTHY])
-        self._inference = InferenceServiceStub(calls.channel)
+        self._calls = calls_with(channel_options(max_message_bytes, tls, WHOLE_SERVER))
+        self._inference = InferenceServiceStub(self._calls.channel)
         self._lineage = EvaluationServiceStub(calls.channel)
         self.bases = AsyncBases(calls)
         self.adapters = AsyncAdapters(calls)
@@ -99,7 +103,7 @@ class AsyncClient:
         self.rollouts = AsyncRollouts(calls)
         self.evaluations = AsyncEvaluations(calls)
         self.server = AsyncServers(self._steering)
-        self.admin = AsyncAdmin(calls)
+        self.admin = AsyncAdmin(calls, self._steering)
 
     async def __aenter__(self) -> Self:
         return self
@@ -109,8 +113,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the channels; what runs is cancelled."""
-        await self._calls.close()
-        await self._steering.close()
+        for calls in (self._calls, self._registry, self._steering):
+            await calls.close()
 
     async def generate(
         self,
@@ -286,7 +290,7 @@ class AsyncClient:
         request = lineage_request(
             reference, dataset, base, direction, max_depth, self._calls.project
         )
-        return lineage_graph_of(await self._calls.unary(self._lineage.GetLineage, request))
+        return lineage_graph_of(await self._registry.unary(self._lineage.GetLineage, request))
 
     async def affected(
         self,
@@ -297,4 +301,4 @@ class AsyncClient:
     ) -> Affected:
         """Tell what came of a version, a dataset or a base, and where that answers now."""
         request = affected_request(reference, dataset, base, self._calls.project)
-        return affected_of(await self._calls.unary(self._lineage.ListAffected, request))
+        return affected_of(await self._registry.unary(self._lineage.ListAffected, request))

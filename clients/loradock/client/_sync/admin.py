@@ -40,9 +40,10 @@ from loradock.v1.admin_service_pb2_grpc import AdminServiceStub
 class Admin:
     """Garbage collection, verification and the audit log. Needs the role that operates servers."""
 
-    def __init__(self, calls: Calls) -> None:
-        self._calls = calls
+    def __init__(self, calls: Calls, steering: Calls) -> None:
+        self._calls, self._steering = calls, steering
         self._stub = AdminServiceStub(calls.channel)
+        self._looking = AdminServiceStub(steering.channel)
 
     def collect_garbage(
         self,
@@ -82,9 +83,12 @@ class Admin:
             yield verification_of(answer)
 
     def diagnose(self) -> Diagnosis:
-        """Let the server look at its catalog, store, disks, clock, base, cache and audit log."""
+        """Let the server look at its catalog, store, disks, clock, base, cache and audit log.
+
+        One that is drained, or not ready yet, does so, too.
+        """
         request = built(wire.DiagnoseRequest, parent=project_name(self._calls.project))
-        return diagnosis_of(self._calls.unary(self._stub.Diagnose, request))
+        return diagnosis_of(self._steering.unary(self._looking.Diagnose, request))
 
     def export_bundle(
         self,

@@ -33,7 +33,7 @@ REQUEST_ID_KEY = "x-request-id"
 MAX_REQUEST_ID_CHARS = 128
 LAST_WORD_S, LAST_WORD_SHARE = 0.05, 0.02  # of a deadline: to say that it passed, and where
 OPEN_SERVICES = ("/grpc.health.v1.",)
-STEERING = "/loradock.v1.ServerService/"
+STEERING = ("/loradock.v1.ServerService/", "/loradock.v1.AdminService/Diagnose")
 INFERENCE = "/loradock.v1.InferenceService/"
 # What every log line of an inference request says, also before it is known or when it never is.
 UNRESOLVED = dict.fromkeys(("adapter", "version", "digest", "alias", "arm"))
