@@ -258,6 +258,15 @@ def test_token_does_not_leave_the_host_in_plain_text():
         Client(local, token="secret").close()
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:99999", "ipv4:127.0.0.1:1,127.0.0.1:65536"])
+def test_port_that_there_can_not_be_is_an_invalid_request_and_not_another_port(address):
+    with pytest.raises(InvalidRequest, match="there is no port (99999|65536)") as raised:
+        Client(address)
+    assert raised.value.metadata["field"] == "address"
+    for right in ("127.0.0.1:65535", "[::1]:7431", "unix:/run/loradock:99999"):
+        Client(right).close()
+
+
 @pytest.mark.parametrize("field", ["max_tokens", "top_k"])
 def test_number_that_the_wire_can_not_hold_is_an_invalid_request(field):
     too_large: dict[str, Any] = {field: 2**31}

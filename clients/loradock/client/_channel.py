@@ -13,6 +13,8 @@ from loradock.client._policy import service_config
 
 DEFAULT_ADDRESS = "127.0.0.1:7431"
 DEFAULT_MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+MAX_PORT = 65_535
+WITHOUT_PORT = ("unix:", "unix-abstract:", "vsock:")
 KEEPALIVE_S = 60  # not below: servers answer faster pings with GOAWAY
 
 # What health is asked of. Inference goes where a server as a whole serves; the rest goes where its
@@ -52,6 +54,20 @@ def channel_credentials(
             metadata={"field": "tls"},
         )
     return None
+
+
+def check_port(address: str) -> None:
+    """Refuse a port that there can't be: gRPC would dial another one, what is left of it."""
+    if address.startswith(WITHOUT_PORT):
+        return
+    for place in address.split(","):
+        port = place.rpartition(":")[2]
+        if port.isdecimal() and int(port) > MAX_PORT:
+            raise InvalidRequest(
+                f"address: there is no port {port}, as in {place}: the last is {MAX_PORT}",
+                reason="INVALID_FIELD",
+                metadata={"field": "address"},
+            )
 
 
 def is_loopback(address: str) -> bool:
