@@ -53,9 +53,10 @@ class Gate:
         return await self._until(lambda: not self.num_inside + self._num_steering, grace_s)
 
     async def silence(self, seconds: float, most_s: float) -> None:
-        """Wait until nobody has knocked for so long: until callers have found another server."""
-        give_up_at = time.monotonic() + most_s
-        while (left := self._knocked_at + seconds - time.monotonic()) > 0:
+        """Wait until nobody has knocked for so long, from now on: until callers are elsewhere."""
+        began = time.monotonic()
+        give_up_at = began + most_s
+        while (left := max(began, self._knocked_at) + seconds - time.monotonic()) > 0:
             if time.monotonic() >= give_up_at:
                 return
             await asyncio.sleep(left)

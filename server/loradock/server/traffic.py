@@ -11,7 +11,7 @@ from loradock.server.listen import Listener
 
 log = logging.getLogger(__name__)
 
-SILENCE_S, MAX_SILENCE_S = 0.1, 1.0
+SILENCE_S, MAX_SILENCE_S = 0.3, 2.0  # callers on a busy machine hear late of what health says
 
 
 class Traffic:
