@@ -183,8 +183,7 @@ class BuiltinEngine:
         finish, failure, why = Finish.CANCELLED, None, "it was closed"
         threads = torch.get_num_threads()
         if self.decoder.has_own_threads:
-            # After each of torch's parallel operations OpenMP's threads spin, on cores that the
-            # decoder's wait for. For now there are none, here and on new threads that load.
+            # OpenMP's spin after each operation, here and where adapters are loaded.
             torch.set_num_threads(1)
         try:
             with torch.inference_mode():
@@ -282,11 +281,11 @@ class BuiltinEngine:
             for chunk in computed:
                 self._scheduler.advance(chunk)
             asked = [chunk for chunk in computed if chunk.wanted]
-            generating = [c.row for c in asked if isinstance(c.row, GenerateRow)]
-            if len(generating) == len(asked):  # the usual step: nothing to pick out or to copy
-                self._generate(generating, logits)
-            else:
+            rows = [c.row for c in asked if isinstance(c.row, GenerateRow)]
+            if len(rows) < len(asked):
                 self._use_apart(asked, logits)
+            elif rows:  # the usual step: nothing to pick out or to copy
+                self._generate(rows, logits)
 
     def _use_apart(self, asked: Sequence[Chunk], logits: Tensor) -> None:
         """Give every chunk its part of the logits; those that draw draw together."""
@@ -303,9 +302,8 @@ class BuiltinEngine:
 
     def _generate(self, rows: Sequence[GenerateRow], logits: Tensor) -> None:
         """Draw one token for each row, from [rows, vocab]."""
-        if rows:
-            for row, drawn in draw(logits, rows, self._give_up):
-                self._append(row, drawn)
+        for row, drawn in draw(logits, rows, self._give_up):
+            self._append(row, drawn)
 
     def _append(self, row: GenerateRow, drawn: Drawn) -> None:
         if drawn.token is None:
