@@ -11,36 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+import methods
 import pytest
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from loradock.v1 import (
-    admin_service_pb2,
-    alias_service_pb2,
-    evaluation_service_pb2,
-    inference_service_pb2,
-    registry_service_pb2,
-    rollout_service_pb2,
-    server_service_pb2,
-)
-
-FILES = (
-    admin_service_pb2,
-    registry_service_pb2,
-    alias_service_pb2,
-    evaluation_service_pb2,
-    inference_service_pb2,
-    rollout_service_pb2,
-    server_service_pb2,
-)
-METHODS = {
-    f"/{service.full_name}/{method.name}": method
-    for file in FILES
-    for service in file.DESCRIPTOR.services_by_name.values()
-    for method in service.methods
-}
+METHODS = {f"/{m.containing_service.full_name}/{name}": m for name, m in methods.METHODS.items()}
 Answer = bytes | Message | list[Message] | Callable[[bytes, grpc.ServicerContext], Any]
 
 

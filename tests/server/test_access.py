@@ -1,12 +1,12 @@
 """X1's embedded part: each method without a token, without its role, of another's project."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from methods import ALIAS, METHODS, NAMES, PARENTS
+from methods import ALIAS, METHODS, NAMES, PARENTS, ask
 from served import reason_of, running
 
 from loradock.server.services.principal import Authenticator, Principal, Role
@@ -65,30 +65,11 @@ def request_of(name: str) -> Any:
 
 async def reason(channel: grpc.aio.Channel, name: str, **metadata: str) -> str:
     """Call a method of another's project; give the reason of its refusal, or nothing."""
-    method = METHODS[name]
-    kinds = {True: "stream", False: "unary"}
-    kind = f"{kinds[method.client_streaming]}_{kinds[method.server_streaming]}"
-    call = getattr(channel, kind)(
-        f"/{method.containing_service.full_name}/{name}",
-        request_serializer=lambda request: request.SerializeToString(),
-        response_deserializer=method.output_type._concrete_class.FromString,
-    )
-    request = request_of(name)
-    given = once(request) if method.client_streaming else request
-    answer = call(given, timeout=20, metadata=tuple(metadata.items()))
     try:
-        if method.server_streaming:
-            async for _ in answer:
-                pass
-        else:
-            await answer
+        await ask(channel, name, request_of(name), 20, **metadata)
     except grpc.aio.AioRpcError as error:
         return reason_of(error)
     return ""
-
-
-async def once(request: object) -> AsyncIterator[object]:
-    yield request
 
 
 @pytest.mark.contract("X1")

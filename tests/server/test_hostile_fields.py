@@ -9,7 +9,7 @@ import grpc
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
-from methods import METHODS, NAMES, PARENTS
+from methods import METHODS, NAMES, PARENTS, ask
 from served import Running, reason_of, running
 
 from loradock.registry.registry import open_registry
@@ -107,19 +107,8 @@ def _put(message: Message, path: tuple[str, ...], value: object) -> None:
 
 async def outcome(served: Running, name: str, request: Message) -> str:
     """Call; give the reason of the refusal, or nothing."""
-    method = METHODS[name]
-    kind = "unary_stream" if method.server_streaming else "unary_unary"
-    call = getattr(served.channel, kind)(
-        f"/{method.containing_service.full_name}/{name}",
-        request_serializer=lambda message: message.SerializeToString(),
-        response_deserializer=method.output_type._concrete_class.FromString,
-    )(request, timeout=TIMEOUT_S)
     try:
-        if method.server_streaming:
-            async for _ in call:
-                pass
-        else:
-            await call
+        await ask(served.channel, name, request, TIMEOUT_S)
     except grpc.aio.AioRpcError as error:
         given = dict(error.trailing_metadata() or ())
         has_reason = "grpc-status-details-bin" in given

@@ -112,9 +112,9 @@ async def start_server(
     config.refuse_open_door()
     authenticator = authenticator or _authenticator(config)
     await refuse_taken_port(config.host, config.port)
-    place = None
+    path = None
     if config.has_role("inference"):  # looked for first: a mistyped base begins no catalog
-        place = await asyncio.to_thread(find, config)
+        path = await asyncio.to_thread(find, config)
     async with AsyncExitStack() as undo:
         say("opening the registry …")
         registry = await asyncio.to_thread(
@@ -131,9 +131,9 @@ async def start_server(
         undo.push_async_callback(threads.close)
         metrics = Metrics(max_versions=config.metrics_versions)
         inference = None
-        if place is not None:
+        if path is not None:
             inference = await start_inference(
-                config, place, registry, threads, _server_id(), say, metrics
+                config, path, registry, threads, _server_id(), say, metrics
             )
             undo.push_async_callback(inference.close)
             await inference.go()

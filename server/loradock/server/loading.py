@@ -21,14 +21,14 @@ def find(config: Config) -> Path:
         raise StartRefused(str(error)) from error
 
 
-def load(config: Config, place: Path) -> tuple[Engine, Tokenizer]:
+def load(config: Config, path: Path) -> tuple[Engine, Tokenizer]:
     """Load the base and its tokenizer, and set the engine up. Raises `StartRefused`."""
     from loradock.engine.engine import BuiltinEngine
     from loradock.engine.loading import load_base
 
     try:
-        tokenizer = Tokenizer.load(place)
-        base = load_base(place, config.base_name, device=config.device, dtype=config.dtype)
+        tokenizer = Tokenizer.load(path)
+        base = load_base(path, config.base_name, device=config.device, dtype=config.dtype)
     except BaseError as error:
         raise StartRefused(str(error)) from error
     engine = BuiltinEngine(

@@ -469,25 +469,26 @@ INLINE int first_from(int64_t cost, int64_t each, int count) {
 /* Cost of one panel for so many tokens: loading its weights takes as long as sixteen tokens do. */
 INLINE int64_t panel_cost(int tokens) { return tokens > 16 ? tokens : 16; }
 
-/* What the narrow products of a site cost together; nothing if no segment has any. */
-static int64_t shrink_cost(const Step *step, int layer, int site) {
-    int64_t cost = 0;
-    for (int s = 0; s < step->num_segments; s++) {
-        const Segment *segment = &step->segments[s];
-        const Update *update = update_at(segment, layer, site);
-        if (update) cost += panels_of(&update->shrink) * panel_cost(segment->end - segment->start);
-    }
-    return cost;
-}
-
 /* The next segment from `s` on that has an update at a site. */
 INLINE int next_with(const Step *step, int s, int layer, int site) {
     while (s < step->num_segments && !update_at(&step->segments[s], layer, site)) s++;
     return s;
 }
 
-/* A thread's part of a site's narrow products, which share their cost. Each one's weights are fetched
- * while the one before is computed. */
+/* What the narrow products of a site cost together. */
+static int64_t shrink_cost(const Step *step, int layer, int site) {
+    int64_t cost = 0;
+    for (int s = next_with(step, 0, layer, site); s < step->num_segments;
+         s = next_with(step, s + 1, layer, site)) {
+        const Segment *segment = &step->segments[s];
+        const Matrix *w = &update_at(segment, layer, site)->shrink;
+        cost += panels_of(w) * panel_cost(segment->end - segment->start);
+    }
+    return cost;
+}
+
+/* A thread's part of a site's narrow products, which share their cost. Each one's weights are
+ * fetched while the one before is computed. */
 static void shrink_part(const Member *me, const Step *step, const Shape *shape,
                         const Operand *operand, int layer, int site) {
     const int64_t cost = shrink_cost(step, layer, site);
@@ -651,7 +652,7 @@ INLINE size_t block_at(const View *view, int block) {
     return view->blocks[block] * view->stride + view->head;
 }
 
-/* Scores of G queries against N blocks of sixteen keys, from `block` on; their values are fetched. */
+/* Scores of G queries against N blocks of sixteen keys, from `block` on; fetches their values. */
 INLINE void score_blocks(const int G, const int N, const Shape *shape, const Layer *layer,
                          const View *view, int block, const float *q, const bf16 *q_packed,
                          f32x16 scores[2][MAX_GROUP]) {

@@ -91,16 +91,16 @@ class Inference:
 
 async def start_inference(
     config: Config,
-    place: Path,
+    path: Path,
     registry: Registry,
     threads: Threads,
     server_id: str,
     say: Callable[[str], None],
     metrics: Metrics,
 ) -> Inference:
-    """Load the base at `place`, agree with the catalog on it, and put the parts together."""
+    """Load the base at `path`, agree with the catalog on it, and put the parts together."""
     say(f"loading {config.model} …")
-    engine, tokenizer = await asyncio.to_thread(load, config, place)
+    engine, tokenizer = await asyncio.to_thread(load, config, path)
     identity = Identity(server_id, engine.base)
     await threads.run(agree_on_base, config, registry, identity)
     bridge = Bridge(engine, max_waiting_tokens=config.stream_buffer_tokens)
