@@ -1,5 +1,6 @@
 """What the engine answers with an adapter is what PEFT does, alone and among all others."""
 
+import gc
 import random
 import resource
 import sys
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from engine_harness import at_work, usable_decoder
 from engine_oracle import Oracle
 from engine_zoo import TINY_ZOO
@@ -58,11 +60,30 @@ def test_s1_an_adapter_alone_says_what_peft_does(work, zoo, bare_oracle, name):
         assert bare_oracle.share_refused(prompt, result.tokens) > MIN_REFUSED
 
 
-def test_an_adapter_takes_as_many_bytes_as_were_foreseen(work, everyone):
-    resident = work.engine.state().resident
-    for oracle in everyone[1:]:
-        foreseen = work.engine.size_of(oracle.source.modules)
-        assert resident[oracle.digest].size_bytes == foreseen > 0
+def bytes_of_tensors():
+    """Count what all tensors of this process hold, once."""
+    gc.collect()
+    storages = [t.untyped_storage() for t in gc.get_objects() if type(t) is torch.Tensor]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+@pytest.mark.contract("S8")
+def test_s8_an_adapter_takes_the_bytes_that_are_foreseen_and_gives_them_back(
+    tiny_base, decoder, zoo
+):
+    """The budget counts them by this, and evicts by it."""
+    sources = [oracle.source for oracle in zoo.values()]
+    with at_work(tiny_base, decoder) as work:
+        before = bytes_of_tensors()
+        for taken in sources:
+            was = bytes_of_tensors()
+            told = work.engine.make_resident(taken).size_bytes
+            assert bytes_of_tensors() - was == told == work.engine.size_of(taken.modules) > 0
+        for given_back in sources:
+            was = bytes_of_tensors()
+            work.engine.release(given_back.digest)
+            assert was - bytes_of_tensors() == work.engine.size_of(given_back.modules)
+        assert bytes_of_tensors() == before
 
 
 @contextmanager

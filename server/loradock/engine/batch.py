@@ -13,6 +13,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from loradock.engine.device import on_device
 from loradock.engine.lora import Adapter, Segment
 from loradock.engine.memory import BLOCK_TOKENS
 from loradock.engine.rows import Chunk
@@ -93,15 +94,15 @@ class Batch:
         return [s for s in self.spans if id(s) not in singles]
 
     def _integers(self, values: Iterable[int]) -> Tensor:
-        return torch.tensor(list(values), dtype=torch.int64, device=self.device)
+        return on_device(list(values), self.device)
 
 
 def _laid_out(chunks: Sequence[Chunk], adapters: Mapping[str, Adapter]) -> list[Span]:
     """Give every chunk its tokens, the base's first, each adapter's together."""
 
-    def place(chunk: Chunk) -> tuple[tuple[int, ...], str]:
+    def place(chunk: Chunk) -> tuple[int, str]:
         digest = chunk.row.work.adapter
-        return ((), "") if digest is None else (adapters[digest].place, digest)
+        return (-1, "") if digest is None else (adapters[digest].place, digest)
 
     spans, start = [], 0
     for chunk in sorted(chunks, key=place):

@@ -129,10 +129,12 @@ def _why_not_on_cpu(base: LoadedBase) -> str:
 def _is_stacked(base: LoadedBase, decoder: str) -> bool:
     """Say whether grouped products pay: on a CPU, where a product costs no launch, they don't."""
     device, dtype = base.model.device, base.model.dtype
-    can = decoder in ("auto", "stacks") and stacks.work_on(device, dtype)
+    if decoder == "modules" or (decoder == "auto" and device.type == "cpu"):
+        return False
+    can = stacks.work_on(device, dtype, set(base.info.modules.values()))
     if decoder == "stacks" and not can:
         raise BaseError(f"adapters can't be in stacks: no grouped products on {device} in {dtype}")
-    return can and (decoder == "stacks" or device.type != "cpu")
+    return can
 
 
 def _head_shapes(model: PreTrainedModel) -> list[HeadShape]:

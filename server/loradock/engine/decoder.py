@@ -41,9 +41,6 @@ class Decoder(Protocol):
     def prepare(self, adapter: LoraAdapter) -> Adapter:
         """Arrange an adapter's weights as the steps want them. Any thread may call it."""
 
-    def release(self, adapter: Adapter) -> None:
-        """Take back what `prepare` gave, once no step uses it. Any thread may call it."""
-
     def clear(self, blocks: Sequence[int]) -> None:
         """Zero blocks before a row writes them for the first time."""
 

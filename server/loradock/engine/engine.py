@@ -128,19 +128,13 @@ class BuiltinEngine:
             read = read_adapter(source, self._base.modules, device=self._device, dtype=self._dtype)
             adapter = self.decoder.prepare(read)
         with self._resident_lock:
-            known = self._resident.get(source.digest)
-            if known is not None:  # someone else was faster
-                self.decoder.release(adapter)
-                return _told(known)
-            self._resident = {**self._resident, source.digest: adapter}
-        return _told(adapter)
+            known = self._resident.get(source.digest, adapter)  # someone else may have been faster
+            self._resident = {**self._resident, source.digest: known}
+        return _told(known)
 
     def release(self, digest: str) -> None:
         with self._resident_lock:
-            adapter = self._resident.get(digest)
             self._resident = {d: a for d, a in self._resident.items() if d != digest}
-        if adapter is not None:
-            self.decoder.release(adapter)
 
     def submit(self, work: Work) -> None:
         """Queue a row. Raises `BadWork`, `TooLong`, `NotResident` or `EngineStopped`."""

@@ -31,6 +31,10 @@ class LoraPair:
         """Bytes of both factors."""
         return self.a.nbytes + self.b.nbytes
 
+    def zeros(self) -> LoraPair:
+        """Give a pair of the same shapes that adds nothing."""
+        return LoraPair(torch.zeros_like(self.a), torch.zeros_like(self.b))
+
     def add_to(self, y: Tensor, x: Tensor) -> None:
         """Add this pair's update to `y` ([tokens, out]) for `x` ([tokens, in]), in place.
 
@@ -49,9 +53,9 @@ class Adapter:
     size_bytes: int
 
     @property
-    def place(self) -> tuple[int, int]:
+    def place(self) -> int:
         """Where it stands among others: a step lays its tokens out in this order."""
-        return 0, 0
+        return 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from loradock.engine.batch import Batch
 from loradock.engine.lora import Adapter, LoraAdapter
 from loradock.engine.memory import HeadShape, KeyValueMemory
 from loradock.engine.protocol import LinearShape
-from loradock.engine.stacks import StackedAdapter, Stacks, stack_rank
+from loradock.engine.stacks import padded, padded_rank
 
 ATTENTION_NAME = "loradock"
 
@@ -43,15 +43,15 @@ class ModulesDecoder:
         *,
         stacked: bool,
     ) -> None:
-        """Wrap a model's modules; `stacked` keeps adapters in stacks, for grouped products."""
+        """Wrap a model's modules; `stacked` lets a step stack adapters, for grouped products."""
         self._model = model
-        self._stacks = Stacks() if stacked else None
+        self._stacked = stacked
         self._step = _wrap(model, module_names)
         self._memory = KeyValueMemory(layers, num_blocks, device=model.device, dtype=model.dtype)
 
     @property
     def description(self) -> str:
-        how = ", adapters in stacks" if self._stacks else ""
+        how = ", adapters in stacks" if self._stacked else ""
         return f"{type(self._model).__name__} through its own modules{how}"
 
     @property
@@ -67,8 +67,8 @@ class ModulesDecoder:
         return False
 
     def size_of(self, ranks: Mapping[str, int], shapes: Mapping[str, LinearShape]) -> int:
-        if self._stacks:
-            ranks = dict.fromkeys(ranks, stack_rank(ranks.values()))
+        if self._stacked:
+            ranks = dict.fromkeys(ranks, padded_rank(ranks.values()))
         numbers = sum(
             rank * (shapes[name].in_features + shapes[name].out_features)
             for name, rank in ranks.items()
@@ -76,11 +76,7 @@ class ModulesDecoder:
         return numbers * self._model.dtype.itemsize
 
     def prepare(self, adapter: LoraAdapter) -> Adapter:
-        return adapter if self._stacks is None else self._stacks.put(adapter)
-
-    def release(self, adapter: Adapter) -> None:
-        if self._stacks is not None and isinstance(adapter, StackedAdapter):
-            self._stacks.take_out(adapter)
+        return padded(adapter) if self._stacked else adapter
 
     def clear(self, blocks: Sequence[int]) -> None:
         self._memory.clear(blocks)

@@ -106,9 +106,6 @@ class CpuDecoder:
         packed = pack_updates(adapter.pairs, len(self._layers), self._sites, self._kind.of_adapters)
         return CpuAdapter(adapter.digest, adapter.num_modules, packed.weights.nbytes, packed)
 
-    def release(self, adapter: Adapter) -> None:
-        """Do nothing: its memory goes with it."""
-
     def clear(self, blocks: Sequence[int]) -> None:
         """Do nothing: what a row has not written is never read."""
 
