@@ -146,6 +146,7 @@ class AsyncClient:
         Where requests wait, those of `priority` "high" (which takes a role) go first, "low" last.
         """
         request = built(
+        The same again under the same `request_id` has the same answer for a while (docs/errors.md).
             wire.GenerateRequest,
             target=target_message(adapter, base, self._calls.project, sticky_key),
             prompt=prompt_message(prompt, raw),

@@ -144,6 +144,7 @@ class Client:
         is None comes from the version's profile, then from the server. `raw` bypasses templates.
         While a rollout shares the alias's requests out, a `sticky_key` always has the same side.
         Where requests wait, those of `priority` "high" (which takes a role) go first, "low" last.
+        The same again under the same `request_id` has the same answer for a while (docs/errors.md).
         """
         request = built(
             wire.GenerateRequest,

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
+    AbstractContextManager,
     aclosing,
     asynccontextmanager,
     nullcontext,
@@ -29,6 +30,7 @@ from loradock.server.aliases.live import Chosen, Live, LiveSplit
 from loradock.server.answering.admission import Admission
 from loradock.server.answering.bridge import Bridge
 from loradock.server.answering.progress import Progress
+from loradock.server.answering.repeats import Repeats
 from loradock.server.errors import WrongBase
 from loradock.server.identity import Identity
 from loradock.server.residency.place import key_of
@@ -117,7 +119,9 @@ class Answering:
         default_max_tokens: int,
         metrics: Metrics,
         arm_traffic: ArmTraffic,
+        repeats_s: float,
     ) -> None:
+        """Answer a request that is repeated within `repeats_s` by the same version."""
         self._identity = identity
         self._live = live
         self._residencies = residencies
@@ -127,19 +131,26 @@ class Answering:
         self._default_max_tokens = default_max_tokens
         self._metrics = metrics
         self._arm_traffic = arm_traffic
+        self._repeats = Repeats(max_age_s=repeats_s)
 
     async def resolve(
         self, project: str, reference: Reference | None, call: Call, sticky_key: str = ""
     ) -> Answered:
         """Say who answers; the one time that a reference is looked at.
 
-        Where an alias is split the key chooses the arm, and without one the request's id.
+        Where an alias is split the key chooses the arm, and without one the request's id. A
+        request that was answered before is answered by the same version, wherever its alias is.
         """
         if reference is None:
             call.is_of_base = True
             return Answered()
         call.facts["reference"] = str(reference)
-        chosen = await self._live.resolve(project, reference, sticky_key or call.request_id)
+        first = self._repeats.first(call)
+        if first is not None:
+            version = await self._live.version(project, reference.adapter, first.version.digest)
+            chosen = replace(first, version=version)  # as it is now: it may have been yanked
+        else:
+            chosen = await self._live.resolve(project, reference, sticky_key or call.request_id)
         self._note(call, chosen)
         self.check_base(chosen.version)
         return Answered(chosen.version, chosen.alias, chosen.generation, chosen.arm, chosen.split)
@@ -160,7 +171,8 @@ class Answering:
                 call.stage = "load"
                 async with self.leased(answered, progress, call) as leased:
                     call.stage = "prompt"
-                    yield leased, progress
+                    with self._kept(leased, call):
+                        yield leased, progress
         finally:
             progress.tell(call)
             spans.tell_stages(call, progress)
@@ -181,6 +193,16 @@ class Answering:
         async with self._residencies.lease(version, room_wait_s=room_wait_s) as lease:
             progress.adapter_wait_s = lease.waited_s
             yield replace(answered, lease=lease)
+
+    def _kept(self, answered: Answered, call: Call) -> AbstractContextManager[None]:
+        """Let the same request have the same answerer; what no alias was asked for has it anyway.
+
+        Without the split: of that, a repetition is no further sample.
+        """
+        if answered.version is None or answered.alias is None:
+            return nullcontext()
+        chosen = Chosen(answered.version, answered.alias, answered.generation, answered.arm)
+        return self._repeats.kept(call, chosen)
 
     def shadowing(
         self, answered: Answered, progress: Progress, call: Call

@@ -161,6 +161,7 @@ async def start_inference(
         default_max_tokens=config.default_max_tokens,
         metrics=metrics,
         arm_traffic=arm_traffic,
+        repeats_s=config.max_deadline_s,
     )
     max_rows = config.max_running_rows
     shadows = Shadows(engine, answering, arm_traffic, max_rows=max_rows)

@@ -32,6 +32,7 @@ class Call:
     priority: Priority = Priority.NORMAL
     stage: Stage = "arrival"  # what it is at, as a missed deadline tells it
     is_of_base: bool = False  # once it is known that the bare base answers
+    repeat_key: bytes | None = None  # the same for a call that asks the same under the same id
 
     @contextmanager
     def at(self, stage: Stage) -> Iterator[None]:

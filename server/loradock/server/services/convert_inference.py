@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from google.protobuf.message import Message
 
 from loradock.engine.protocol import Priority
 from loradock.registry.errors import InvalidArgument
@@ -55,6 +58,13 @@ def read_target(message: wire.Target, call: Call) -> Target:
         raise InvalidArgument("target", "name an adapter, or ask for the base with base = true")
     check_text("target.sticky_key", message.sticky_key, MAX_KEY_CHARS)
     return Target(project, reference, message.sticky_key)
+
+
+def repeat_key(request: Message, call: Call) -> bytes:
+    """Make what calls have in common that ask the same under the same id, and no others."""
+    asked = hashlib.sha256(f"{call.method}\0{call.request_id}\0".encode())
+    asked.update(request.SerializeToString(deterministic=True))
+    return asked.digest()
 
 
 def read_priority(value: wire.Priority.ValueType, call: Call) -> Priority:

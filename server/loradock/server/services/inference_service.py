@@ -17,7 +17,8 @@ from loradock.server.services.call import Call, current_call
 from loradock.v1 import inference_service_pb2 as wire
 from loradock.v1 import inference_service_pb2_grpc as grpc_wire
 
-Request = wire.GenerateRequest | wire.StreamGenerateRequest
+Prompted = wire.GenerateRequest | wire.StreamGenerateRequest
+Request = Prompted | wire.ScoreRequest | wire.ClassifyRequest
 
 
 class InferenceService(grpc_wire.InferenceServiceServicer):
@@ -47,7 +48,7 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
         ask = self._read(request)
         whole = Piece()
         async with (
-            self._admitted(target, request.priority, call) as (answered, progress),
+            self._admitted(target, request, call) as (answered, progress),
             aclosing(await self._pieces(ask, answered, progress, call)) as pieces,
         ):
             async for piece in pieces:
@@ -71,7 +72,7 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
         target = convert.read_target(request.target, call)
         ask = self._read(request)
         whole = Piece()
-        async with self._admitted(target, request.priority, call) as (answered, progress):
+        async with self._admitted(target, request, call) as (answered, progress):
             async with aclosing(await self._pieces(ask, answered, progress, call)) as pieces:
                 answerer = convert.answerer(answered, self._identity, call)
                 yield wire.StreamGenerateResponse(head=wire.StreamHead(answerer=answerer))
@@ -82,12 +83,13 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
             yield wire.StreamGenerateResponse(tail=_tail(progress, call))
 
     def _admitted(
-        self, target: convert.Target, priority: wire.Priority.ValueType, call: Call
+        self, target: convert.Target, request: Request, call: Call
     ) -> AbstractAsyncContextManager[tuple[Answered, Progress]]:
-        call.priority = convert.read_priority(priority, call)
+        call.priority = convert.read_priority(request.priority, call)
+        call.repeat_key = convert.repeat_key(request, call)
         return self._answering.admitted(target.project, target.reference, call, target.sticky_key)
 
-    def _read(self, request: Request) -> tuple[Asked, Wanted]:
+    def _read(self, request: Prompted) -> tuple[Asked, Wanted]:
         """Read what is asked, before anything is brought in for it."""
         asked = convert.read_prompt(request.prompt, self._max_text_bytes)
         return asked, convert.read_sampling(request.sampling)
@@ -139,7 +141,7 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
         )
         if not texts:
             raise InvalidArgument("continuations", "give at least one")
-        async with self._admitted(target, request.priority, call) as (answered, progress):
+        async with self._admitted(target, request, call) as (answered, progress):
             prompt, tokens = await self._prompts.continuations(
                 asked, answered.profile, texts, end=False
             )
@@ -166,7 +168,7 @@ class InferenceService(grpc_wire.InferenceServiceServicer):
         target = convert.read_target(request.target, call)
         asked = convert.read_prompt(request.prompt, self._max_text_bytes)
         given = convert.read_continuations("labels", request.labels, self._max_text_bytes)
-        async with self._admitted(target, request.priority, call) as (answered, progress):
+        async with self._admitted(target, request, call) as (answered, progress):
             labels = given or answered.profile.labels
             if not labels:
                 raise InvalidArgument("labels", "give labels: the answerer has none of its own")
