@@ -144,9 +144,9 @@ class AsyncClient:
         is None comes from the version's profile, then from the server. `raw` bypasses templates.
         While a rollout shares the alias's requests out, a `sticky_key` always has the same side.
         Where requests wait, those of `priority` "high" (which takes a role) go first, "low" last.
+        The same again under the same `request_id` has the same answer for a while (docs/errors.md).
         """
         request = built(
-        The same again under the same `request_id` has the same answer for a while (docs/errors.md).
             wire.GenerateRequest,
             target=target_message(adapter, base, self._calls.project, sticky_key),
             prompt=prompt_message(prompt, raw),
