@@ -4,10 +4,14 @@ import os
 import socket
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from fault_proxy import FaultProxy
+from services import postgres_database
 from tiny_registry import TinyRegistry, digest
 
+from loradock.registry.catalog import postgresql
 from loradock.registry.catalog.database import Database
 from loradock.registry.errors import CatalogUnavailable, StoreUnavailable
 from loradock.registry.names import parse_reference
@@ -60,6 +64,55 @@ def test_a_catalog_that_another_process_keeps_is_unavailable(tmp_path, monkeypat
     database.close()
 
 
+def test_a_writer_gives_up_before_its_caller_does(tmp_path, monkeypatch):
+    monkeypatch.setattr("loradock.registry.catalog.database._BUSY_TIMEOUT_MS", 100)
+    monkeypatch.setattr("loradock.registry.catalog.database._GIVE_UP_S", 0.15)
+    database = Database(f"sqlite:///{tmp_path}/catalog.db")
+    with sqlite3.connect(tmp_path / "catalog.db", isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(CatalogUnavailable, match="in the way [12] times"):
+            database.write(lambda connection: None)
+    other.close()
+    database.close()
+
+
+@pytest.fixture
+def hanging(postgres_template, postgres_server, blob_url, monkeypatch):
+    """A catalog that has been used, and the proxy before it."""
+    monkeypatch.setattr(postgresql, "PATIENCE_S", 0.5)
+    with (
+        postgres_database(postgres_server, postgres_template) as url,
+        FaultProxy.of_database(url) as (proxy, url_through_it),
+    ):
+        registry = open_registry(url_through_it, blob_url)
+        registry.reader.latest_sequence()
+        yield registry, proxy
+        registry.close()
+
+
+def test_a_catalog_that_hangs_keeps_no_thread_and_no_connection(hanging):
+    registry, proxy = hanging
+    with ThreadPoolExecutor(4) as threads:
+        proxy.hang()
+        try:
+            calls = [threads.submit(registry.reader.latest_sequence) for _ in range(4)]
+            for call in calls:
+                with pytest.raises(CatalogUnavailable):
+                    call.result(20)
+        finally:
+            proxy.pass_on()
+    assert registry.reader.latest_sequence() == 0
+
+
+def test_a_snapshot_may_take_its_time(hanging):
+    registry, _ = hanging
+    database = registry.versions._database
+    with database.snapshot() as connection:
+        connection.exec_driver_sql("SELECT pg_sleep(1)")
+    with pytest.raises(CatalogUnavailable, match="no answer"), database.read() as connection:
+        connection.exec_driver_sql("SELECT pg_sleep(1)")
+
+
 def test_a_silent_catalog_is_unavailable_soon(deaf_port, blob_url):
     url = f"postgresql://x@127.0.0.1:{deaf_port}/x"
     _within(10, CatalogUnavailable, lambda: open_registry(url, blob_url))
@@ -67,7 +120,6 @@ def test_a_silent_catalog_is_unavailable_soon(deaf_port, blob_url):
 
 def test_a_catalog_that_comes_back_is_used_again(postgres_template, postgres_server, blob_url):
     import psycopg
-    from services import postgres_database
 
     with postgres_database(postgres_server, postgres_template) as url:
         registry = open_registry(url, blob_url)

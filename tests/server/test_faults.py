@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import pytest
 from fault_proxy import FaultProxy
 from served import Running, alias_name, reason_of, refusal_of, running, until
@@ -131,6 +132,24 @@ async def test_s10_a_catalog_that_hangs_holds_up_no_thread_for_each_look(served)
     before = len(threads._running)
     await asyncio.sleep(3.0)
     assert len(threads._running) <= before + 1
+
+
+@pytest.mark.contract("S10")
+async def test_s10_names_that_are_not_known_are_unavailable_while_the_catalog_hangs(served):
+    """Also more of them than threads speak with it; and then none waits for it any more."""
+    threads = served.server.server.threads
+    served.database.hang()
+    names = [*(f"unheard-of-{number}" for number in range(20)), "triage@7", "triage:staging"]
+    for error in await asyncio.gather(*(refusal_of(served.server.ask(name)) for name in names)):
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert reason_of(error) == "CATALOG_UNAVAILABLE"
+    await until(lambda: is_degraded(served))
+    before = len(threads._running)
+    assert reason_of(await refusal_of(served.server.ask("unheard-of"))) == "CATALOG_UNAVAILABLE"
+    assert len(threads._running) <= before
+    served.database.pass_on()
+    await until(lambda: is_whole(served))
+    assert reason_of(await refusal_of(served.server.ask(names[0]))) == "NOT_FOUND"
 
 
 async def is_degraded(served, what="catalog"):

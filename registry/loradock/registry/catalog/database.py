@@ -19,6 +19,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url
 from sqlalchemy.engine import URL
 
+from loradock.registry.catalog.postgresql import postgresql_engine, unhurried
 from loradock.registry.errors import CatalogUnavailable, DiskFull, Immutable, InvalidArgument
 
 T = TypeVar("T")
@@ -26,7 +27,7 @@ Work = Callable[[Connection], T]
 
 _ATTEMPTS = 6
 _BUSY_TIMEOUT_MS = 10_000
-_LOCK_TIMEOUT_S = 60.0
+_GIVE_UP_S = 20.0  # on other writers: before most callers would
 _IMMUTABLE = "loradock:immutable "  # what the triggers' messages begin with
 _RETRYABLE_STATES = {"40001", "40P01"}  # serialization failure, deadlock
 _DISK_FULL = "53100"
@@ -40,7 +41,7 @@ class Database:
     def __init__(self, url: str) -> None:
         parsed = read_url(url)
         self._sqlite = parsed.get_backend_name() == "sqlite"
-        self.engine = _sqlite_engine(parsed) if self._sqlite else _postgresql_engine(parsed)
+        self.engine = _sqlite_engine(parsed) if self._sqlite else postgresql_engine(parsed)
         self.path = Path(parsed.database or "") if self._sqlite else None
         self._writing = self.engine.execution_options(**{_WRITE: True})
         # SQLite's own wait for the writer's place is unfair; within a process we queue up first.
@@ -61,10 +62,12 @@ class Database:
     def snapshot(self) -> Iterator[Connection]:
         """Lend a connection that sees one moment, for as long as it reads."""
         with _busy_is_unavailable(), _translated(), self.engine.connect() as connection:
-            if not self._sqlite:  # which does so anyway
-                connection = connection.execution_options(isolation_level="REPEATABLE READ")
-                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
-            yield connection
+            if self._sqlite:  # which does so anyway
+                yield connection
+                return
+            connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            with unhurried(connection):
+                yield connection
 
     def write(self, work: Work[T], *, nudge: bool = True) -> T:
         """Do the work in a transaction, all of it or nothing."""
@@ -105,7 +108,7 @@ class Database:
 
     @contextmanager
     def _my_turn(self) -> Iterator[None]:
-        if not self._turn.acquire(timeout=_LOCK_TIMEOUT_S):
+        if not self._turn.acquire(timeout=_GIVE_UP_S):
             raise CatalogUnavailable("too many writers wait before this one")
         try:
             yield
@@ -113,16 +116,19 @@ class Database:
             self._turn.release()
 
     def _attempt(self, transact: Callable[[], T]) -> T:
+        give_up_at = time.monotonic() + _GIVE_UP_S
         for attempt in range(_ATTEMPTS):
             try:
                 with _translated():
                     return transact()
             except _Retry as retry:
-                last = retry
+                last, num_tries = retry, attempt + 1
+                if time.monotonic() >= give_up_at:
+                    break
                 time.sleep(random.uniform(0, 0.02 * 2**attempt))
         if isinstance(last.error, exc.IntegrityError):
             raise last.error  # a bug, not weather
-        raise CatalogUnavailable(f"other writers were in the way {_ATTEMPTS} times") from last.error
+        raise CatalogUnavailable(f"other writers were in the way {num_tries} times") from last.error
 
     def _nudge(self) -> None:
         for callback in self._callbacks:
@@ -173,25 +179,6 @@ def _sqlite_engine(url: URL) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
-
-
-def _postgresql_engine(url: URL) -> Engine:
-    defaults = {
-        "connect_timeout": "3",
-        "tcp_user_timeout": "10000",
-        "keepalives_idle": "10",  # a host that is gone is found out while we wait for its answer
-        "keepalives_interval": "5",
-        "keepalives_count": "3",
-        "options": "-c lock_timeout=20s -c statement_timeout=30s",
-        "application_name": "loradock",
-    }
-    return create_engine(
-        url.update_query_dict({**defaults, **url.query}),
-        pool_size=8,
-        max_overflow=8,
-        pool_timeout=30,
-        pool_pre_ping=True,
-    )
 
 
 @contextmanager

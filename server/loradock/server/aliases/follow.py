@@ -23,16 +23,14 @@ from loradock.registry.errors import (
 from loradock.registry.reader import CatalogReader
 from loradock.registry.resources import Alias, Change, Version, VersionState
 from loradock.server.aliases.candidates import Candidates
-from loradock.server.aliases.live import AliasKey, Live, LiveAlias, LiveSplit, live_alias
+from loradock.server.aliases.live import ANSWER_S, AliasKey, Live, LiveAlias, LiveSplit, live_alias
 from loradock.server.errors import ServerError
 from loradock.server.residency.residencies import Residencies
-from loradock.server.telemetry.outage import Outage
 from loradock.server.threads import Threads
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
-ANSWER_S = 2.0  # a catalog that takes longer does not answer, as health tells it
 ROOM_WAIT_S = 5.0  # then it is told, and tried again
 CHANGES_A_TIME = 1000
 
@@ -63,7 +61,7 @@ class Follower:
         self._side_tasks: set[asyncio.Task[None]] = set()
         self._nudge = asyncio.Event()
         self._asking: asyncio.Task[Sequence[Change]] | None = None
-        self.catalog = Outage("the catalog")
+        self.catalog = live.catalog
         self.on_applied: Callable[[], None] = lambda: None
         self.on_catalog_answers: Callable[[], None] = lambda: None  # again and again
         live.on_first_use = self._keep_previous

@@ -8,21 +8,28 @@ assignment. Knows neither residency nor the wire.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
+from typing import Any, TypeVar
 
-from loradock.registry.errors import VersionYanked
+from loradock.registry.errors import CatalogUnavailable, VersionYanked
 from loradock.registry.names import Reference
 from loradock.registry.reader import CatalogReader
 from loradock.registry.resources import Alias, Version, VersionState
 from loradock.registry.split import Arm, Split
+from loradock.server.telemetry.outage import Outage
 from loradock.server.threads import Threads
 
 AliasKey = tuple[str, str, str]  # project, adapter, alias
 PinKey = tuple[str, str, int | str]  # project, adapter, number or digest
+ReadKey = AliasKey | PinKey
+T = TypeVar("T")
+
 MAX_PINS = 10_000
+ANSWER_S = 2.0  # a catalog that takes longer does not answer, as callers and health are told
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +104,9 @@ class Live:
         self._pins: dict[PinKey, Version] = {}
         self._num_forgotten = 0
         self._turns: dict[AliasKey, _Turn] = {}
-        self._first_uses: dict[AliasKey, asyncio.Task[LiveAlias]] = {}
+        self._readings: dict[ReadKey, asyncio.Task[Any]] = {}
         self._live_versions: frozenset[tuple[str, str]] = frozenset()
+        self.catalog = Outage("the catalog")  # as its follower finds it
         self.on_first_use: Callable[[AliasKey, Alias], None] = lambda key, alias: None
 
     @property
@@ -138,20 +146,7 @@ class Live:
         return Chosen(version, reference.alias, live.generation, arm, live.split)
 
     async def _first_use(self, key: AliasKey) -> LiveAlias:
-        """Read an alias, once for all who ask for it meanwhile: they share the answer, or why not.
-
-        However long the catalog takes, nobody waits for more than this one reading.
-        """
-        reading = self._first_uses.get(key)
-        if reading is None:
-            reading = self._first_uses[key] = asyncio.create_task(self._read_first(key))
-            reading.add_done_callback(lambda done: self._was_read(key, done))
-        return await asyncio.shield(reading)
-
-    def _was_read(self, key: AliasKey, reading: asyncio.Task[LiveAlias]) -> None:
-        del self._first_uses[key]
-        if not reading.cancelled():
-            reading.exception()  # everybody who asked has it, if anybody still waits
+        return await self._read_once(key, partial(self._read_first, key))
 
     async def _read_first(self, key: AliasKey) -> LiveAlias:
         async with self.turn(key):
@@ -161,6 +156,29 @@ class Live:
                 self.put(key, live_alias(alias, version))
                 self.on_first_use(key, alias)
             return self._table[key]
+
+    async def _read_once(self, key: ReadKey, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Read the catalog, once for all who ask for it meanwhile: they share what comes of it.
+
+        `CatalogUnavailable` also if the answer is long in coming, and at once while none is to be
+        expected. A reading goes on, and is waited for again: one that hangs holds up one thread.
+        """
+        if self.catalog.goes_on:
+            raise CatalogUnavailable(str(self.catalog))
+        reading = self._readings.get(key)
+        if reading is None:
+            reading = self._readings[key] = asyncio.create_task(read())
+            reading.add_done_callback(lambda done: self._was_read(key, done))
+        await asyncio.wait({reading}, timeout=ANSWER_S)
+        if not reading.done():
+            raise CatalogUnavailable(f"the catalog has not answered for {ANSWER_S:g} seconds")
+        result: T = reading.result()
+        return result
+
+    def _was_read(self, key: ReadKey, reading: asyncio.Task[Any]) -> None:
+        del self._readings[key]
+        if not reading.cancelled():
+            reading.exception()  # everybody who asked has it, if anybody still waits
 
     @asynccontextmanager
     async def turn(self, key: AliasKey) -> AsyncIterator[None]:
@@ -197,13 +215,17 @@ class Live:
         assert pin is not None
         key = (project, reference.adapter, pin)
         known = self._pins.get(key)
-        while known is None:
+        if known is None:
+            return await self._read_once(key, partial(self._read_pinned, project, reference))
+        return known
+
+    async def _read_pinned(self, project: str, reference: Reference) -> Version:
+        while True:
             num_forgotten = self._num_forgotten
             resolved = await self._threads.run(self._reader.resolve, project, reference)
-            if num_forgotten == self._num_forgotten:  # else one may have been yanked meanwhile
-                known = resolved.version
-                self._remember(known)
-        return known
+            if num_forgotten == self._num_forgotten:  # else it may have been yanked meanwhile
+                self._remember(resolved.version)
+                return resolved.version
 
     def _remember(self, version: Version) -> None:
         while len(self._pins) >= MAX_PINS:
