@@ -169,6 +169,7 @@ def operations(registry: Registry, num_adapters: int, num_publishes: int) -> dic
     What is published was uploaded before, so that the upload is not timed.
     """
     draw, project = random.Random(0), seed.PROJECT
+    num_datasets = min(num_adapters // 10, seed.NUM_DATASETS)
     tiny = TinyRegistry(registry, project)
     search, listed = registry.versions.search, registry.adapters.list
 
@@ -195,7 +196,7 @@ def operations(registry: Registry, num_adapters: int, num_publishes: int) -> dic
         return registry.reader.resolve(project, parse_reference(adapter()))
 
     def lineage_of() -> object:
-        return search(project, derived_from=seed.dataset(draw.randrange(num_adapters // 10)))
+        return search(project, derived_from=seed.dataset(draw.randrange(num_datasets)))
 
     deltas = iter([tiny.delta(next(_fresh_seeds)) for _ in range(num_publishes)])
     return {

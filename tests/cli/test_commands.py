@@ -277,6 +277,27 @@ def test_eval_run_generates(loradock, task, tmp_path):
     assert "object_accuracy" in shown and "field_accuracy" in shown
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("eval list --adapter nowhere", "loradock adapter list"),
+        ("eval list --adapter {task}@9", "loradock adapter show"),
+        ("eval list --base nowhere", "loradock base list"),
+        ("adapter list --base nowhere", "loradock base list"),
+        ("adapter search --from sha256:" + "0" * 64, "right file, or digest?"),
+        ("lineage affected --dataset sha256:" + "0" * 64, "right file, or digest?"),
+        ("alias list nowhere", "loradock adapter list"),
+        ("alias policy history {task}:nowhere", "loradock alias list"),
+        ("alias policy show {task}:production", "loradock alias policy set"),
+        ("rollout status {task}:production", "loradock rollout start"),
+        ("--project nobody adapter list", "--project"),
+    ],
+)
+def test_a_list_of_what_is_not_there_says_so_and_what_to_do(loradock, task, words, hint):
+    told = loradock(*words.format(task=task).split(), code=3)
+    assert told.out == "" and hint in told.err
+
+
 def test_eval_add(loradock, as_json, task, tmp_path):
     (tmp_path / "rows").write_text("rows")
     words = ("eval", "add", f"{task}@1", "--suite", "mine", "--dataset", tmp_path / "rows")

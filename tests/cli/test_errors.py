@@ -127,7 +127,7 @@ def test_errors_in_json(capsys):
     assert json.loads(text)["error"] == {
         "message": "no",
         "exit_code": code,
-        "hint": "see `loradock alias list`",
+        "hint": "see `loradock adapter list`, and `loradock alias list` for an adapter's aliases",
         "reason": "NOT_FOUND",
         "metadata": {"kind": "alias"},
         "request_id": "r",

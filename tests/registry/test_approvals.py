@@ -144,6 +144,8 @@ def test_a_policys_revisions_are_listed_and_shown(tiny):
     first = demand(tiny, num_approvals=1)
     second = demand(tiny, 1, is_protected=True)
     policies = tiny.registry.policies
+    with pytest.raises(NotFound, match="staging"):
+        policies.history("acme", "triage", "staging")
     newest = policies.history(*KEY, page_size=1)
     older = policies.history(*KEY, page_size=1, page_token=newest.next_page_token)
     assert [*newest.items, *older.items] == [second, first]

@@ -45,10 +45,27 @@ def test_adapters_are_found_by_what_they_are(stocked):
     assert _names(find("acme", text="0%")) == ["summary"]
     assert _names(find("acme", text="_")) == []
     assert _names(find("acme", base="tiny")) == ["summary", "triage"]
-    assert _names(find("acme", base="other")) == []
     assert _names(find("acme", metric=_at_least(0.7))) == ["triage"]
     assert _names(find("acme", metric=_at_least(0.7), tag="nope")) == []
     assert _names(find("nobody")) == []
+
+
+def test_a_list_by_what_is_not_there_is_not_found_rather_than_empty(stocked):
+    registry, nobody = stocked.registry, f"sha256:{'0' * 64}"
+    for ask in (
+        lambda: registry.adapters.list("acme", base="other"),
+        lambda: registry.adapters.list("acme", derived_from=nobody),
+        lambda: registry.versions.search("acme", base="other"),
+        lambda: registry.versions.search("acme", derived_from=nobody),
+        lambda: registry.evaluations.list("acme", adapter="nope"),
+        lambda: registry.evaluations.list("acme", adapter="theirs"),
+        lambda: registry.evaluations.list("acme", adapter="triage", version_number=9),
+        lambda: registry.evaluations.list("acme", base="other"),
+        lambda: registry.policies.history("acme", "triage", "nope"),
+    ):
+        with pytest.raises(NotFound):
+            ask()
+    assert not registry.evaluations.list("acme", adapter="summary").items
 
 
 def test_only_the_latest_evaluation_of_a_suite_counts(stocked):

@@ -88,9 +88,13 @@ _FILES_DIFFER = "replace them with --overwrite"
 _HINTS_BY_KIND = {
     "adapter": "see `loradock adapter list`",
     "version": "see `loradock adapter show`",
-    "alias": "see `loradock alias list`",
+    "alias": "see `loradock adapter list`, and `loradock alias list` for an adapter's aliases",
     "base": "see `loradock base list`",
     "base model": "see `loradock base list`",
+    "policy": "demand something with `loradock alias policy set`",
+    "rollout": "see `loradock alias list`; start one with `loradock rollout start`",
+    "lineage node": "nothing that was published came of it: is it the right file, or digest?",
+    "project": "name another with --project, or LORADOCK_PROJECT in the environment",
 }
 
 

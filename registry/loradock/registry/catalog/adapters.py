@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, delete, insert, select, update
 
 from loradock.registry.catalog.database import Database
-from loradock.registry.catalog.filters import adapter_conditions, check_filter
+from loradock.registry.catalog.filters import adapter_conditions, check_filter, check_known
 from loradock.registry.catalog.journal import Deed, record_change, record_deed
 from loradock.registry.catalog.pages import AnyRow, fetch_page, page, page_request
 from loradock.registry.catalog.requests import Request
@@ -82,12 +82,16 @@ class Adapters:
         page_size: int = 50,
         page_token: str = "",
     ) -> Page[Adapter]:
-        """List adapters by name, those that the filters let through."""
+        """List adapters by name, those that the filters let through.
+
+        NotFound if a filter's base or origin is not there.
+        """
         check_name("project", project)
         filter = Filter(base, tag, text, metric, derived_from)
         check_filter(filter)
         request = page_request(str, ["adapters", project, filter], page_size, page_token)
         with self._database.read() as c:
+            check_known(c, project, filter)
             query = _of_project(project).where(*adapter_conditions(c, project, filter))
             rows, token = fetch_page(c, query, request, adapters.c.name)
             tags = _tags(c, [row.id for row in rows])

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, insert, select
 
+from loradock.registry.catalog.adapters import adapter_id
 from loradock.registry.catalog.bases import id_of
 from loradock.registry.catalog.database import Database
 from loradock.registry.catalog.journal import Deed, record_deed
@@ -120,7 +121,7 @@ class Evaluations:
         page_size: int = 50,
         page_token: str = "",
     ) -> Page[Evaluation]:
-        """List records, newest first."""
+        """List records, newest first; NotFound if an adapter, version or base is not there."""
         check_name("project", project)
         scope = ["evaluations", project, adapter, version_number, base, suite]
         query = _query(project)
@@ -134,6 +135,7 @@ class Evaluations:
         request = page_request(int, scope, page_size, page_token)
         ordinal = evaluations.c.ordinal
         with self._database.read() as c:
+            _check_known(c, project, adapter, version_number, base)
             rows, token = fetch_page(c, query, request, ordinal, newest_first=True)
             return Page(_read(c, rows), token)
 
@@ -147,6 +149,16 @@ def _of_versions(project: str, adapter: str, number: int | None) -> Select[tuple
     if number is not None:
         known = known.where(versions.c.number == check_number("version_number", number))
     return select(evaluations.c.ordinal).where(evaluations.c.version_id.in_(known))
+
+
+def _check_known(c: Connection, project: str, adapter: str, number: int | None, base: str) -> None:
+    """Raise NotFound for a name that is not there: an empty list would say it wasn't measured."""
+    if adapter and number is not None:
+        row_by_number(c, project, adapter, number)
+    elif adapter:
+        adapter_id(c, project, adapter)
+    if base:
+        id_of(c, base)
 
 
 def _check_version(adapter: str | None, number: int | None) -> None:

@@ -14,7 +14,8 @@ from sqlalchemy import (
     tuple_,
 )
 
-from loradock.registry.catalog.lineage import versions_below
+from loradock.registry.catalog.bases import id_of
+from loradock.registry.catalog.lineage import check_node, versions_below
 from loradock.registry.catalog.tables import (
     NEWEST_EVALUATION_FIRST,
     adapter_tags,
@@ -44,6 +45,14 @@ def check_filter(filter: Filter) -> None:
     if filter.metric:
         check_text("filter.metric.suite", filter.metric.suite, 63)
         check_text("filter.metric.name", filter.metric.name, 128)
+
+
+def check_known(c: Connection, project: str, filter: Filter) -> None:
+    """Raise NotFound for a base or an origin that is not there; a tag or text may match nothing."""
+    if filter.base:
+        id_of(c, filter.base)
+    if filter.derived_from:
+        check_node(c, project, filter.derived_from)
 
 
 def adapter_conditions(c: Connection, project: str, filter: Filter) -> list[Condition]:

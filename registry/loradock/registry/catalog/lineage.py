@@ -60,10 +60,15 @@ class LineageReader:
         check_name("project", project)
         with self._database.read() as c:
             root = _root(c, node_id)
-            mine = (lineage_nodes.c.project == project) & (lineage_nodes.c.id == root)
-            if c.execute(select(lineage_nodes.c.id).where(mine)).one_or_none() is None:
-                raise NotFound("lineage node", node_id)
+            check_node(c, project, root, node_id)
             return find_affected(c, project, root, versions_below(project, root))
+
+
+def check_node(c: Connection, project: str, root: str, name: str = "") -> None:
+    """Raise NotFound unless something that was published is or names a node."""
+    mine = (lineage_nodes.c.project == project) & (lineage_nodes.c.id == root)
+    if c.execute(select(lineage_nodes.c.id).where(mine)).one_or_none() is None:
+        raise NotFound("lineage node", name or root)
 
 
 def versions_below(project: str, root: str) -> Select[Any]:

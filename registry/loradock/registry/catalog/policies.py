@@ -107,6 +107,8 @@ class Policies:
         with self._database.read() as c:
             query, revision = _revisions(c, project, adapter, alias), alias_policies.c.revision
             rows, token = fetch_page(c, query, request, revision, newest_first=True)
+            if not rows:  # that nothing was demanded is one thing, that there is no alias another
+                ledger.alias_id(c, project, adapter, alias)
         return page(rows, token, lambda row: _read(row, project, adapter, alias))
 
     def check(

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Select, delete, select, update
 from loradock.registry.catalog.adapters import adapter_id, lock_adapter
 from loradock.registry.catalog.bases import Bases
 from loradock.registry.catalog.database import Database
-from loradock.registry.catalog.filters import check_filter, is_ready, matching_ids
+from loradock.registry.catalog.filters import check_filter, check_known, is_ready, matching_ids
 from loradock.registry.catalog.journal import Deed, record_change, record_deed
 from loradock.registry.catalog.pages import AnyRow, fetch_page, page, page_request
 from loradock.registry.catalog.referrers import referrers_of
@@ -105,12 +105,16 @@ class VersionTable:
         page_size: int = 50,
         page_token: str = "",
     ) -> Page[Version]:
-        """List ready versions over all of a project's adapters, newest first."""
+        """List ready versions over all of a project's adapters, newest first.
+
+        NotFound if a filter's base or origin is not there.
+        """
         check_name("project", project)
         filter = Filter(base, tag, text, metric, derived_from)
         check_filter(filter)
         request = page_request(int, ["search", project, filter], page_size, page_token)
         with self._database.read() as c:
+            check_known(c, project, filter)
             ids = matching_ids(c, project, filter, request.after, request.size + 1)
             query = all_versions(project).where(versions.c.id.in_(ids))
             rows, token = fetch_page(c, query, request, versions.c.id, newest_first=True)
