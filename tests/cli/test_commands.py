@@ -232,7 +232,11 @@ def test_ask(loradock, as_json, task, real_server, monkeypatch, tmp_path):
     answer = as_json(sdk.Generation, "generate", "--adapter", task, "hi")
     assert text == answer["text"] + "\n"
     assert answer["answerer"]["version_number"] == 1
-    as_json(sdk.Generation, "generate", "--base", "hi", "--max-tokens", "3", "--seed", "1")
+    bare = as_json(sdk.Generation, "generate", "--base", "hi", "--max-tokens", "3", "--seed", "1")
+    of_an_adapter = ("adapter", "version_number", "version_digest", "alias", "generation", "arm")
+    assert {bare["answerer"][field] for field in of_an_adapter} == {None}
+    by_number = as_json(sdk.Generation, "generate", "--adapter", f"{task}@2", "hi")["answerer"]
+    assert (by_number["version_number"], by_number["generation"]) == (2, None)
     classified = as_json(sdk.Classification, "classify", "--adapter", task, "hi")
     assert classified["label"] in PROFILE["labels"]
     assert loradock("classify", "--adapter", task, "hi").out.split()[2] == classified["label"]

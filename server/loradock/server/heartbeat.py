@@ -16,7 +16,6 @@ from loradock.server.aliases.follow import Follower, divergence
 from loradock.server.aliases.live import Live
 from loradock.server.identity import Identity
 from loradock.server.residency.residencies import Residencies
-from loradock.server.services.names import alias_name
 from loradock.server.threads import Threads
 
 log = logging.getLogger(__name__)
@@ -95,7 +94,7 @@ class Pulse:
     def divergences(self) -> tuple[str, ...]:
         """Say where desired is not live, a sentence each."""
         return tuple(
-            divergence(alias_name(*key), live)
+            divergence(key, live, self._live)
             for key, live in self._live.table.items()
             if live.is_divergent
         )

@@ -10,13 +10,13 @@ from loradock.client._values.registry import BaseDigests
 
 @dataclass(frozen=True, slots=True)
 class Answerer:
-    """Exactly who answered. The fields up to `generation` are empty where the base did."""
+    """Exactly who answered. Where the base did, the fields up to `generation` are empty or None."""
 
     adapter: str
-    version_number: int
+    version_number: int | None
     version_digest: str
     alias: str  # empty for a reference by number or digest
-    generation: int
+    generation: int | None  # of the alias
     base_digests: BaseDigests
     base_model: str  # "smollm2-135m-instruct"
     engine_profile: str  # "cpu/float32"

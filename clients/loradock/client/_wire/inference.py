@@ -99,10 +99,10 @@ def answerer_of(message: wire.Answerer) -> values.Answerer:
     """Read who answered."""
     return values.Answerer(
         adapter=part_after(message.adapter, "adapters") or message.adapter,
-        version_number=message.version_number,
+        version_number=message.version_number or None,
         version_digest=message.version_digest,
         alias=part_after(message.alias, "aliases") or message.alias,
-        generation=message.generation,
+        generation=message.generation or None,
         base_digests=base_digests_of(message.base_digests),
         base_model=part_after(message.base_model, "baseModels") or message.base_model,
         engine_profile=message.engine_profile,

@@ -26,6 +26,7 @@ from loradock.server.aliases.candidates import Candidates
 from loradock.server.aliases.live import ANSWER_S, AliasKey, Live, LiveAlias, LiveSplit, live_alias
 from loradock.server.errors import ServerError
 from loradock.server.residency.residencies import Residencies
+from loradock.server.services.names import alias_name
 from loradock.server.threads import Threads
 
 log = logging.getLogger(__name__)
@@ -307,13 +308,15 @@ def _carried(current: LiveAlias, alias: Alias) -> LiveSplit | None:
     return split
 
 
-def divergence(name: str, live: LiveAlias) -> str:
+def divergence(key: AliasKey, live: LiveAlias, table: Live) -> str:
     """Say in a sentence, after its name, why an alias is not answered as the catalog wants."""
-    why = live.reason or "it is being brought in"
-    wants, serves = live.desired_digest, live.version.digest
+    name, why = alias_name(*key), live.reason or "it is being brought in"
+    number = table.number(key[0], key[1], live.desired_digest)
+    wants = live.desired_digest if number is None else f"@{number} ({live.desired_digest})"
+    serves = f"@{live.version.number} ({live.version.digest})"
     if live.desired_split is not None:
         wanted = live.desired_split
-        wants += f" and {wanted.weight / 100:g} % by {wanted.candidate_digest}"
+        wants += f" and {wanted.weight / 100:g} % by @{wanted.candidate_number}"
     if live.split is not None:
-        serves += f" and {live.split.split.weight / 100:g} % by {live.split.candidate.digest}"
+        serves += f" and {live.split.split.weight / 100:g} % by @{live.split.candidate.number}"
     return f"{name}: wants {wants}, serves {serves}: {why}"

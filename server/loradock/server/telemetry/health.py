@@ -43,7 +43,7 @@ class Health:
 
     def _divergences(self, project: str) -> list[str]:
         return [
-            divergence(alias_name(*key), live)
+            divergence(key, live, self._live)
             for key, live in self._live.table.items()
             if live.is_divergent and key[0] == project
         ]
