@@ -259,6 +259,24 @@ def test_r19_a_later_backup_mends_what_the_folder_lost(backup, tmp_path):
 
 
 @pytest.mark.contract("R19")
+def test_r19_a_folder_takes_the_backups_of_one_catalog(backup, tmp_path):
+    kept = (f"sqlite:///{tmp_path}/kept.db", f"file://{tmp_path}/kept")
+    other, empty = opened(target(tmp_path)), (f"sqlite:///{tmp_path}/new.db", f"file://{tmp_path}")
+    other.registry.close()
+    open_registry(*empty, migrate=True).close()
+    for place in (target(tmp_path), empty):
+        with pytest.raises(AlreadyExists, match="has the backups of another catalog"):
+            saved(place, backup)
+    assert len(catalogs_of(backup)) == 1
+    restored = (f"sqlite:///{tmp_path}/restored.db", f"file://{tmp_path}/restored")
+    brought_back(restored, backup)
+    for place in (restored, kept):
+        assert saved(place, backup).catalog == catalogs_of(backup)[-1]
+    saved(empty, tmp_path / "early")
+    saved(kept, tmp_path / "early")
+
+
+@pytest.mark.contract("R19")
 def test_r19_damage_is_told_and_the_rest_is_backed_up(backup, tmp_path):
     place = (f"sqlite:///{tmp_path}/kept.db", f"file://{tmp_path}/kept")
     tiny = TinyRegistry(open_registry(*place))

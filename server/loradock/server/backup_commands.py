@@ -21,9 +21,10 @@ Example:
   $ loradock backup /mnt/backup --database-url postgresql://… --blob-url s3://…
 
 Save the catalog as it is at one moment, and every blob that it speaks of, hashed on its way.
-Servers go on meanwhile. The folder keeps one catalog for each backup, and each blob once: a later
-backup copies only what is new; with --verify it also reads what the folder holds already, and
-mends what is damaged. Exit code 7 if bytes that versions need can't be read; the rest is saved.
+Servers go on meanwhile. A folder takes the backups of one catalog only. It keeps the catalog of
+each, and each blob once: a later backup copies only what is new; with --verify it also reads what
+the folder holds already, and mends what is damaged. Exit code 7 if bytes that versions need can't
+be read; the rest is saved.
 """
 RESTORE_HELP = """\b
 Example:

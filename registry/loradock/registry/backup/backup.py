@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from loradock.registry.backup.dump import Dump, write_dump
-from loradock.registry.backup.folder import copy_blob, dump_name
+from loradock.registry.backup.folder import claim, copy_blob, dump_name
 from loradock.registry.catalog.database import Database
 from loradock.registry.catalog.schema import check_schema, known_schema
-from loradock.registry.catalog.tables import blobs, versions
+from loradock.registry.catalog.tables import audit_events, blobs, versions
 from loradock.registry.catalog.types import now
 from loradock.registry.errors import DigestMismatch, NotFound
 from loradock.registry.resources import BlobRef, VersionState
@@ -51,9 +51,11 @@ def back_up(
     """Add a catalog to a folder, and the blobs that it lacks; each is hashed on its way.
 
     What is there already is taken at its size; with `verify` it is hashed too, and mended.
-    Publishes may go on. The catalog appears last, so that one that is there has its blobs.
+    Publishes may go on. The catalog appears last, so that one that is there has its blobs. A folder
+    takes the backups of one catalog only (AlreadyExists).
     """
     check_schema(database)
+    claim(folder, _catalog_id(database))
     target = FolderBlobStore(folder)
     _hold_everything(database)
     path = folder / dump_name(datetime.now(UTC))
@@ -73,6 +75,13 @@ def back_up(
                 damaged += [ref.digest] if is_needed else []
             on_blob(count)
     return BackedUp(path, num_rows, len(needed), size_bytes, copied, mended, tuple(damaged))
+
+
+def _catalog_id(database: Database) -> str:
+    """Tell a catalog from others by where its audit log begins, also once it was restored."""
+    begun = select(audit_events.c.hash).order_by(audit_events.c.sequence).limit(1)
+    with database.read() as c:
+        return c.execute(begun).scalar_one_or_none() or ""
 
 
 def _hold_everything(database: Database) -> None:

@@ -1,4 +1,4 @@
-"""A backup's folder: blobs by their digests, and beside them one catalog for each backup."""
+"""A backup's folder: blobs by their digests, and beside them its catalog as of each backup."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import hashlib
 from datetime import datetime
 from pathlib import Path
 
-from loradock.registry.errors import DigestMismatch
+from loradock.registry.errors import AlreadyExists, DigestMismatch
 from loradock.registry.resources import BlobRef
 from loradock.registry.stores import BlobStore
+from loradock.registry.stores.disk import disk_errors
+
+OWNER = "catalog-id"  # the file that says whose backups these are
 
 
 def dump_name(at: datetime) -> str:
@@ -19,6 +22,24 @@ def dump_name(at: datetime) -> str:
 def catalogs_of(folder: Path) -> list[Path]:
     """List a folder's catalogs, the oldest first."""
     return sorted(folder.glob("catalog-*.jsonl"))
+
+
+def claim(folder: Path, catalog_id: str) -> None:
+    """Let a folder belong to a catalog from its first backup on; AlreadyExists if to another one.
+
+    Among another's backups a catalog's would be the latest, which is what a restore brings back. A
+    catalog in which nothing was done yet has no id, and claims nothing.
+    """
+    owner = folder / OWNER
+    with disk_errors(f"the backup in {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        known = owner.read_text() if owner.exists() else ""
+        if catalog_id and not known:
+            owner.write_text(catalog_id)
+            known = owner.read_text()
+    if known != catalog_id:
+        what = f"{folder} has the backups of another catalog: give each catalog a folder of its own"
+        raise AlreadyExists("backup", str(folder), what)
 
 
 def copy_blob(
