@@ -71,6 +71,7 @@ SAMPLES = [
     server.AdapterLoadFailed(DIGEST, "store is down", 2.0),
     server.NotResidentHere(DIGEST),
     server.NoEngine(),
+    server.NoRegistry(),
     server.CatalogAnswers("production"),
     server.SlowReader(8),
     server.DeadlineExceeded("queue"),

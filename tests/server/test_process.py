@@ -21,6 +21,7 @@ from served import inference, reason_of, running, target_of
 from tiny_gguf import make_tiny_gguf
 
 from loradock.cli.main import run as main
+from loradock.client import AsyncClient, PreconditionFailed
 from loradock.registry.catalog.database import Database
 from loradock.registry.catalog.schema import known_revisions, upgrade
 from loradock.server import app
@@ -294,6 +295,27 @@ async def test_registry_alone_needs_no_model(tmp_path):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await served.look()
         assert reason_of(caught.value) == "NO_ENGINE"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await served.ask(None)
+        assert reason_of(caught.value) == "NO_ENGINE"
+
+
+async def test_what_has_no_registry_says_so_to_whoever_asks_for_one(tiny_base, tmp_path):
+    async with running(tiny_base, tmp_path):  # which makes the base known
+        pass
+    async with (
+        running(tiny_base, tmp_path, roles="inference") as served,
+        AsyncClient(served.server.address) as client,
+    ):
+        assert (await client.generate("hello", base=True, max_tokens=2)).text
+        for ask in (
+            lambda: client.adapters.get("triage"),
+            lambda: client.admin.diagnose(),
+            lambda: anext(client.admin.verify()),
+        ):
+            with pytest.raises(PreconditionFailed, match="has no registry") as caught:
+                await ask()
+            assert caught.value.reason == "NO_REGISTRY"
 
 
 async def test_token_opens_the_door_and_nothing_else_does(tiny_base, tmp_path):

@@ -81,6 +81,8 @@ _HINTS = {
     "REQUEST_ID_REUSED": "leave the request id out",
     "NOT_RESIDENT": "see `loradock server status` for what is resident",
     "NO_ENGINE": "ask a server with the role inference: `loradock server list`",
+    "NO_REGISTRY": "name such a server with --address",
+    "UNIMPLEMENTED": "the server is of another release: `loradock server status` tells which",
     "CATALOG_ANSWERS": "move it with `loradock alias set` or `loradock alias rollback`",
 }
 _NOT_SERVING = "a server is there, but takes no such requests now: see `loradock server status`"
@@ -138,7 +140,7 @@ def _as_text(error: Exception) -> list[str]:
         lines += [f"  and {left_out} more"] if left_out else []
     if hint := _hint(error):
         lines.append(f"  {hint}")
-    if isinstance(error, LoradockError) and exit_code_of(error) == GENERIC and error.request_id:
+    elif isinstance(error, LoradockError) and exit_code_of(error) == GENERIC and error.request_id:
         lines.append(f"  the server's log has it under request id {error.request_id}")
     return lines
 

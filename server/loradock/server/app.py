@@ -22,6 +22,7 @@ from loradock.server.blobs import BlobTransfers
 from loradock.server.callers import read_callers
 from loradock.server.config import Config
 from loradock.server.doctor import Doctor, tell_store
+from loradock.server.errors import NoEngine, NoRegistry
 from loradock.server.gate import Gate
 from loradock.server.listen import Listener, Register, refuse_taken_port
 from loradock.server.loading import find
@@ -52,6 +53,10 @@ log = logging.getLogger(__name__)
 
 NUM_CATALOG_THREADS = 16
 CLOSE_GRACE_S = 1.0  # for what answers after the drain: health watchers and the last messages
+
+REGISTRY_SERVICES = tuple(
+    f"loradock.v1.{noun}Service" for noun in ("Registry", "Admin", "Alias", "Rollout", "Evaluation")
+)
 
 Say = Callable[[str], None]
 
@@ -150,6 +155,7 @@ async def start_server(
             max_message_bytes=config.max_message_bytes,
             facts={} if inference is None else inference.identity.facts,
             metrics=metrics,
+            absent=_absent(config),
         )
         server = await _listen(config, gate, interceptor, registry, threads, inference)
         if inference is not None and config.pinned_references:
@@ -233,6 +239,16 @@ def _services(
             inference_service_pb2_grpc.add_InferenceServiceServicer_to_server, inference.service
         )
     return services
+
+
+def _absent(config: Config) -> dict[str, type[Exception]]:
+    """Say which services processes of another role have, and by what they are refused here."""
+    absent: dict[str, type[Exception]] = {}
+    if not config.has_role("inference"):
+        absent["loradock.v1.InferenceService"] = NoEngine
+    if not config.has_role("registry"):
+        absent |= dict.fromkeys(REGISTRY_SERVICES, NoRegistry)
+    return absent
 
 
 def _registry_services(registry: Registry, threads: Threads, doctor: Doctor) -> dict[str, Register]:

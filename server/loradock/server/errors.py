@@ -15,6 +15,7 @@ ServerError
 ├── AdapterLoadFailed      a version could not be brought in
 ├── NotResidentHere        an override names a version that is not resident
 ├── NoEngine               this process serves the registry only
+├── NoRegistry             this process answers only; others have the registry
 ├── CatalogAnswers         an override while the catalog answers
 ├── EngineFailed           the engine gave up on a row
 ├── SlowReader             a stream's reader fell too far behind
@@ -176,6 +177,13 @@ class NoEngine(ServerError):
 
     def __init__(self) -> None:
         super().__init__("this process has the role registry only; ask a server that answers")
+
+
+class NoRegistry(ServerError):
+    """The process answers only."""
+
+    def __init__(self) -> None:
+        super().__init__("this server has no registry; ask one with the role registry")
 
 
 class CatalogAnswers(ServerError):

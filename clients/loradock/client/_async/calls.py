@@ -11,10 +11,20 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from loradock.client._channel import Token
-from loradock.client._errors import ClientClosed, DeadlineExceeded, InvalidRequest
+from loradock.client._errors import (
+    ClientClosed,
+    DeadlineExceeded,
+    InvalidRequest,
+    LoradockError,
+    PreconditionFailed,
+)
 from loradock.client._policy import deadline_s
 from loradock.client._spans import CallSpan
 from loradock.client._wire.errors import error_of
+from loradock.v1.registry_service_pb2 import ListBaseModelsRequest
+from loradock.v1.registry_service_pb2_grpc import RegistryServiceStub
+
+WHY_S = 2.0  # for asking a server why it does not take a call
 
 RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT")
@@ -42,10 +52,13 @@ class AsyncCalls:
         project: str,
         token: Token | None,
         timeout_s: float | None,
+        to_any: AsyncCalls | None = None,
     ) -> None:
+        """Call over a channel; `to_any` of its servers where health has no good word for one."""
         self.channel = channel
         self.project = project
         self._token = token
+        self._to_any = to_any
         self._timeout_s = timeout_s
         self._is_closed = False
 
@@ -78,7 +91,7 @@ class AsyncCalls:
             try:
                 response = await method(request, timeout=deadline, metadata=metadata)
             except grpc.RpcError as failure:
-                raise error_of(failure, request_id) from None
+                raise await self._error_of(failure, request_id) from None
             span.tell(response)
         return response
 
@@ -99,7 +112,7 @@ class AsyncCalls:
             try:
                 return await method(requests, timeout=deadline, metadata=metadata)
             except grpc.RpcError as failure:
-                raise error_of(failure, request_id) from None
+                raise await self._error_of(failure, request_id) from None
 
     async def download(
         self,
@@ -120,7 +133,7 @@ class AsyncCalls:
                 async for response in call:  # noqa: UP028 (of the synchronous twin)
                     yield response
             except grpc.RpcError as failure:
-                raise error_of(failure, request_id) from None
+                raise await self._error_of(failure, request_id) from None
 
     async def pages(
         self,
@@ -137,6 +150,20 @@ class AsyncCalls:
             if not response.next_page_token:
                 return
             _set(request, "page_token", response.next_page_token)
+
+    async def _error_of(self, failure: grpc.RpcError, request_id: str) -> LoradockError:
+        """Give the typed error; where no server is fit for a call, what one that is there says."""
+        error = error_of(failure, request_id)
+        if self._to_any is not None and "backend unhealthy" in error.message:  # so gRPC says it
+            list_bases = RegistryServiceStub(self._to_any.channel).ListBaseModels
+            try:
+                request = ListBaseModelsRequest(page_size=1)
+                await self._to_any.unary(list_bases, request, timeout_s=WHY_S)
+            except PreconditionFailed as refusal:  # it has no registry
+                return refusal
+            except LoradockError:
+                pass  # it takes no calls at all now
+        return error
 
     def check_open(self) -> None:
         """Refuse to call over a channel that was closed."""

@@ -83,17 +83,19 @@ class AsyncClient:
         check_port(address)
         credentials = channel_credentials(address, tls=tls, token=token, insecure=insecure)
 
-        def calls_with(options: ChannelOptions) -> AsyncCalls:
+        def calls_with(options: ChannelOptions, to_any: AsyncCalls | None = None) -> AsyncCalls:
             channel = (
                 grpc.aio.insecure_channel(address, options)
                 if credentials is None
                 else grpc.aio.secure_channel(address, credentials, options)
             )
-            return AsyncCalls(channel, project=project, token=token, timeout_s=timeout_s)
+            return AsyncCalls(
+                channel, project=project, token=token, timeout_s=timeout_s, to_any=to_any
+            )
 
         options = channel_options(max_message_bytes, tls, REGISTRY)
-        calls = self._registry = calls_with(options)
         self._steering = calls_with([*options, ALSO_TO_THE_UNHEALTHY])
+        calls = self._registry = calls_with(options, self._steering)
         self._calls = calls_with(channel_options(max_message_bytes, tls, WHOLE_SERVER))
         self._inference = InferenceServiceStub(self._calls.channel)
         self._lineage = EvaluationServiceStub(calls.channel)

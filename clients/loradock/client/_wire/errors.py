@@ -32,6 +32,7 @@ ERROR_BY_REASON: dict[str, type[errors.LoradockError]] = {
     "ADAPTER_PINNED": errors.PreconditionFailed,
     "ADAPTER_TOO_LARGE": errors.PreconditionFailed,
     "NO_ENGINE": errors.PreconditionFailed,
+    "NO_REGISTRY": errors.PreconditionFailed,
     "CATALOG_ANSWERS": errors.PreconditionFailed,
     "NOT_ADMITTED": errors.NotAdmitted,
     "BASE_MODEL_MISMATCH": errors.BaseModelMismatch,

@@ -67,14 +67,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         max_message_bytes: int,
         facts: Mapping[str, object],
         metrics: Metrics,
+        absent: Mapping[str, type[Exception]] | None = None,
     ) -> None:
-        """Say `facts` on every log line of a call, and count it."""
+        """Say `facts` on every log line of a call, and count it.
+
+        `absent` services are other processes': the error that says so, by name.
+        """
         self._authenticator = authenticator
         self._gate = gate
         self._max_deadline_s = max_deadline_s
         self._max_message_bytes = max_message_bytes
         self._facts = facts
         self._metrics = metrics
+        self._absent = absent or {}
 
     async def intercept_service(
         self,
@@ -83,6 +88,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         """Give the method's handler, wrapped."""
         handler = await continuation(handler_call_details)
+        absence = self._absent.get(handler_call_details.method.split("/")[1])
+        if absence is not None:
+            handler = _refusal(absence)
         if handler is None or handler_call_details.method.startswith(OPEN_SERVICES):
             return handler
         return self._wrapped(handler, handler_call_details)
@@ -213,6 +221,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 return _Unreadable(InvalidArgument("request", f"can't be decoded: {error}"))
 
         return read
+
+
+def _refusal(error: type[Exception]) -> Handler:
+    """Make the handler of any method that is not served here."""
+
+    async def refuse(requests: object, context: Context) -> AsyncIterator[object]:
+        raise error
+        yield  # which makes it the stream that it is handled as
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 @asynccontextmanager

@@ -165,6 +165,7 @@ TABLE: Mapping[type[Exception], Row] = {
     ),
     server.NotResidentHere: Row(Code.FAILED_PRECONDITION, "NOT_RESIDENT", ("digest",)),
     server.NoEngine: Row(Code.FAILED_PRECONDITION, "NO_ENGINE"),
+    server.NoRegistry: Row(Code.FAILED_PRECONDITION, "NO_REGISTRY"),
     server.CatalogAnswers: Row(Code.FAILED_PRECONDITION, "CATALOG_ANSWERS", ("alias",)),
     server.SlowReader: Row(Code.RESOURCE_EXHAUSTED, "SLOW_READER", ("limit_tokens",)),
     server.DeadlineExceeded: Row(Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", ("stage",)),
