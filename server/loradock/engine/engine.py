@@ -12,7 +12,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -45,6 +45,7 @@ from loradock.engine.protocol import (
 from loradock.engine.rows import Chunk, GenerateRow, Row, ScoreRow
 from loradock.engine.sampling import Drawn, logprobs_of
 from loradock.engine.scheduler import Scheduler
+from loradock.engine.threads import TORCH_THREADS
 from loradock.engine.work import problems_of, seed_of
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class BuiltinEngine:
     ) -> None:
         """Take over a loaded base; 0 lets the engine choose. Raises `BaseError`."""
         if threads:
-            torch.set_num_threads(threads)
+            TORCH_THREADS.set(threads)
         self._eos = _eos_tokens(base.model)
         self._device, self._dtype = base.model.device, base.model.dtype
         self.decoder = choose_decoder(base, max_rows=max_rows, kv_tokens=kv_tokens, decoder=decoder)
@@ -175,12 +176,9 @@ class BuiltinEngine:
     def _run(self, sink: EventSink) -> None:
         """Step until closed. Runs on the engine's thread, the only one that computes."""
         finish, failure, why = Finish.CANCELLED, None, "it was closed"
-        threads = torch.get_num_threads()
-        if self.decoder.has_own_threads:
-            # OpenMP's spin after each operation, here and where adapters are loaded.
-            torch.set_num_threads(1)
+        held_back = TORCH_THREADS.held_back() if self.decoder.has_own_threads else nullcontext()
         try:
-            with torch.inference_mode():
+            with held_back, torch.inference_mode():
                 while not self._is_closing:
                     self._take_in()
                     self._step_or_fail()
@@ -189,7 +187,6 @@ class BuiltinEngine:
             log.critical("the engine can't go on", exc_info=error)
             finish, failure = Finish.FAILED, Failure.ENGINE
             why = f"it failed ({type(error).__name__}); the server's log says why"
-        torch.set_num_threads(threads)
         self._end_all(finish, failure, why)
         try:
             self._send(sink, is_last=True)

@@ -22,6 +22,7 @@ from loradock.engine.cpu.updates import PackedUpdates, Part, Site, pack_updates,
 from loradock.engine.lora import Adapter, LoraAdapter
 from loradock.engine.memory import BLOCK_TOKENS
 from loradock.engine.protocol import LinearShape
+from loradock.engine.threads import TORCH_THREADS
 
 LlamaLike = Any  # transformers models of FAMILIES, and their layers: alike in names, not in type
 FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -78,7 +79,7 @@ class CpuDecoder:
             *(w.struct(*m) for w, m in zip(self._layers, self._memory, strict=True))
         )
         self._vocab_size = config.vocab_size
-        self._team = library.Team(self._kernels, torch.get_num_threads())
+        self._team = library.Team(self._kernels, TORCH_THREADS.get())
         self._scratch = Scratch(self._team.threads)
         self.counts = Counts()
 
