@@ -138,6 +138,7 @@ class Soak:
 
     def _keep(self, text: str, answer: Generation) -> None:
         number = answer.answerer.version_number
+        assert number is not None, "an adapter was asked"
         self.seen.answers.append((text, number, answer.token_ids))
 
     async def _move(self, client: AsyncClient) -> None:

@@ -92,7 +92,8 @@ def measure(seconds: float, *, tiny: bool) -> list[Arm]:
 
 def is_own(judge: Judge, text: str, answer: Generation) -> bool:
     """Whether an answer is that of the version that it names."""
-    return judge.is_own(text, answer.answerer.version_number, answer.token_ids)
+    number = answer.answerer.version_number
+    return number is not None and judge.is_own(text, number, answer.token_ids)
 
 
 async def run(name: str, server: Running, seconds: float, *, is_moving: bool) -> Arm:

@@ -79,7 +79,7 @@ class Callers:
         except LoradockError as error:
             return Call(begun, time.monotonic(), failure=str(error))
         version = answer.answerer.version_number
-        is_own = answer.text == self._own[message].get(version)
+        is_own = version is not None and answer.text == self._own[message].get(version)
         return Call(begun, time.monotonic(), version=version, is_own=is_own, text=answer.text)
 
 

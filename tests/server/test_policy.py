@@ -47,9 +47,14 @@ def tiny(tmp_path):
 async def serving(tiny):
     threads = Threads("catalog", 2)
     service = AliasService(tiny.registry, threads, FollowWait(tiny.registry, threads))
-    bounds = {"max_deadline_s": 10, "max_message_bytes": 1 << 20}
-    metrics = Metrics(max_versions=1)
-    interceptor = CallInterceptor(Roles(), Gate(), facts={}, metrics=metrics, **bounds)
+    interceptor = CallInterceptor(
+        Roles(),
+        Gate(),
+        max_deadline_s=10,
+        max_message_bytes=1 << 20,
+        facts={},
+        metrics=Metrics(max_versions=1),
+    )
     listener = Listener(interceptor, max_message_bytes=1 << 20)
 
     def register(server):
