@@ -46,6 +46,19 @@ def test_what_is_wrong_is_told_at_once():
         Config(port=70_000, roles="inference,typo")
 
 
+def test_a_folder_that_can_not_be_made_is_refused_by_its_setting(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StartRefused, match=r"^data_dir: \S+/file/x can't be made: Not a directory"):
+        Config(roles="registry", data_dir=tmp_path / "file" / "x").make_folders()
+    settings = {"data_dir": tmp_path / "data", "cache_dir": tmp_path / "file"}
+    Config(roles="registry", **settings).make_folders()
+    assert (tmp_path / "data").is_dir()
+    with pytest.raises(StartRefused, match=r"^cache_dir: \S+/file can't be made: File exists"):
+        Config(model="m", **settings).make_folders()
+    with pytest.raises(StartRefused, match=r"^config: nowhere.toml: No such file or directory"):
+        load_config({"config": "nowhere.toml"}, {})
+
+
 def test_names_of_bases_are_made_of_the_model():
     assert Config(model="/models/My_Base.v2.gguf").base_name == "my-base-v2"
     assert Config(model="org/Some-Model", model_name="given").base_name == "given"

@@ -120,6 +120,7 @@ async def start_server(
     path = None
     if config.has_role("inference"):  # looked for first: a mistyped base begins no catalog
         path = await asyncio.to_thread(find, config)
+    config.make_folders()
     async with AsyncExitStack() as undo:
         say("opening the registry …")
         registry = await asyncio.to_thread(

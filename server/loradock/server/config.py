@@ -163,6 +163,19 @@ class Config:
         """What stays resident."""
         return tuple(parse_reference(pin.strip()) for pin in self.pin.split(",") if pin.strip())
 
+    def make_folders(self) -> None:
+        """Make the folders that are written to; refuse one that can't be by its setting's name."""
+        folders = {"data_dir": self.folder}
+        if self.has_role("inference"):
+            folders["cache_dir"] = self.cache_folder
+        for name, folder in folders.items():
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StartRefused(f"{name}: {folder} can't be made: {error.strerror}") from error
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise StartRefused(f"{name}: {folder} can't be written to")
+
     def read_token(self) -> str | None:
         """Give the token; None lets everybody in."""
         if self.token_file == Path():
@@ -219,7 +232,9 @@ def _is_ours(name: str) -> bool:
 def _from_file(path: Path) -> dict[str, object]:
     try:
         return tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise StartRefused(f"config: {path}: {error.strerror}") from error
+    except ValueError as error:
         raise StartRefused(f"{path}: {error}") from error
 
 
