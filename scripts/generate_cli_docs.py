@@ -33,8 +33,7 @@ Written by scripts/generate_cli_docs.py from the CLI itself.
 tables; off it they are aligned text without colour or animation, and nothing is ever asked. With
 `--json` a command gives one JSON document, and an error is one line of JSON on stderr:
 `{"error": {"message", "exit_code", "hint", "reason", "metadata", "request_id", "retry_after_s",
-"problems"}}`; but a command line that can't be read is told as text. Fields may be added to the
-JSON; none is renamed or removed within a major release.
+"problems"}}`. Fields may be added to the JSON; none is renamed or removed within a major release.
 
 ## Exit codes
 

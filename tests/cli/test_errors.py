@@ -176,6 +176,24 @@ def test_error_of_a_command_in_json(capsys):
     assert json.loads(capsys.readouterr().err)["error"]["exit_code"] == 2
 
 
+@pytest.mark.parametrize(
+    ("line", "message", "hint"),
+    [
+        ("nonsense", "no such command 'nonsense'", "see `loradock --help`"),
+        ("adapter list --nonsense", "no such option: --nonsense", "see `loradock adapter list -"),
+        ("alias set a:b", "missing argument 'N'", "see `loradock alias set --help`"),
+        ("adapter list --limit", "option '--limit' requires an argument", None),
+    ],
+)
+def test_c5_a_command_line_that_can_not_be_read_is_told_as_all_else_is(capsys, line, message, hint):
+    assert run(line.split()) == 2
+    first, *more = capsys.readouterr().err.splitlines()
+    assert first == f"error: {message}"
+    assert [text.strip()[: len(hint or "")] for text in more] == ([] if hint is None else [hint])
+    assert run([*line.split()[:2], "--nonsense", "--json"]) == 2
+    assert "error" in json.loads(capsys.readouterr().err)
+
+
 def test_command_error_is_usage_unless_said(capsys):
     assert told(capsys, CommandError("no"))[0] == 2
 

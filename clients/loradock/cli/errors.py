@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
+
+import typer
 
 from loradock.cli.refusal import (
     AUTH,
@@ -37,6 +40,9 @@ from loradock.client import (
     Unauthenticated,
     Unavailable,
 )
+
+# What Typer refuses a command line with, whichever Click it goes with.
+UsageError: Any = typer.BadParameter.__bases__[0]
 
 # The first that fits, so the narrower come first.
 EXIT_CODES: tuple[tuple[type[LoradockError], int], ...] = (
@@ -111,6 +117,11 @@ def report(error: Exception, as_json: bool) -> int | None:
     """Tell an error on stderr and give its exit code; None if it is a fault of the CLI itself."""
     if isinstance(error, ImportError):
         error = _lacking(error)
+    if type(error).__name__ == "NoArgsIsHelpError":  # which older ones do not raise
+        print(error, file=sys.stderr)
+        return USAGE
+    if isinstance(error, UsageError | typer.Abort):
+        error = _misread(error)
     if isinstance(error, UnicodeError):
         error = CommandError(f"what was given is not UTF-8: {error}")
     if not isinstance(error, CommandError | LoradockError | OSError):
@@ -118,6 +129,17 @@ def report(error: Exception, as_json: bool) -> int | None:
     lines = [_as_json(error)] if as_json else _as_text(error)
     print(*lines, sep="\n", file=sys.stderr)
     return exit_code_of(error)
+
+
+def _misread(error: Any) -> CommandError:  # noqa: ANN401 - of either Click
+    """Tell in the CLI's own words what of a command line, or of an answer, can't be read."""
+    if isinstance(error, typer.Abort):
+        print(file=sys.stderr)  # the question's line
+        return CommandError("nothing was done", exit_code=GENERIC)
+    text = error.format_message().rstrip(".")
+    if error.ctx is None:
+        return CommandError(text[:1].lower() + text[1:])
+    return CommandError(text[:1].lower() + text[1:], f"see `{error.ctx.command_path} --help`")
 
 
 def _lacking(error: ImportError) -> Exception:

@@ -96,7 +96,7 @@ def connection(
 def run(arguments: Sequence[str]) -> int:
     """Run one command; give its exit code."""
     try:
-        app(list(arguments), prog_name="loradock")
+        ended = app(list(arguments), prog_name="loradock", standalone_mode=False)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     except Exception as error:
@@ -106,7 +106,7 @@ def run(arguments: Sequence[str]) -> int:
         if code is None:
             raise
         return code
-    return 0
+    return ended if isinstance(ended, int) else 0  # a number is what `typer.Exit` was raised with
 
 
 def main() -> None:
