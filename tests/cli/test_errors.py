@@ -160,6 +160,8 @@ def test_faults_of_the_cli_are_not_hidden():
         ("adapter push a nowhere --base b", 2, "there is no folder nowhere"),
         ("export a@1 --to -", 2, "stdout"),
         ("--address 127.0.0.1:99999 adapter list", 2, "there is no port 99999"),
+        ("--address http://10.0.0.1:1 adapter list", 2, "'http://10.0.0.1:1' is no HOST:PORT"),
+        ("--address= adapter list", 2, "'' is no HOST:PORT, as in 127.0.0.1:7431"),
         ("--address 10.0.0.1:1 --token-file pyproject.toml adapter list", 2, "plain text"),
     ],
 )

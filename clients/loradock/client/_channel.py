@@ -56,18 +56,20 @@ def channel_credentials(
     return None
 
 
-def check_port(address: str) -> None:
-    """Refuse a port that there can't be: gRPC would dial another one, what is left of it."""
+def check_address(address: str) -> None:
+    """Refuse a web address, and a port that there can't be: gRPC would dial what is left of it."""
+    if not address or address.startswith(("http://", "https://")):
+        raise _no_address(f"{address!r} is no HOST:PORT, as in {DEFAULT_ADDRESS}")
     if address.startswith(WITHOUT_PORT):
         return
     for place in address.split(","):
         port = place.rpartition(":")[2]
         if port.isdecimal() and int(port) > MAX_PORT:
-            raise InvalidRequest(
-                f"address: there is no port {port}, as in {place}: the last is {MAX_PORT}",
-                reason="INVALID_FIELD",
-                metadata={"field": "address"},
-            )
+            raise _no_address(f"there is no port {port}, as in {place}: the last is {MAX_PORT}")
+
+
+def _no_address(why: str) -> InvalidRequest:
+    return InvalidRequest(f"address: {why}", reason="INVALID_FIELD", metadata={"field": "address"})
 
 
 def is_loopback(address: str) -> bool:

@@ -30,7 +30,7 @@ from loradock.client._channel import (
     Token,
     channel_credentials,
     channel_options,
-    check_port,
+    check_address,
 )
 from loradock.client._spans import CallSpan
 from loradock.client._values.evaluation import Affected, LineageGraph
@@ -80,7 +80,7 @@ class AsyncClient:
         insecure: bool = False,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
     ) -> None:
-        check_port(address)
+        check_address(address)
         credentials = channel_credentials(address, tls=tls, token=token, insecure=insecure)
 
         def calls_with(options: ChannelOptions, to_any: AsyncCalls | None = None) -> AsyncCalls:
