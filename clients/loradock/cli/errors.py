@@ -83,7 +83,10 @@ _HINTS = {
     "ADAPTER_TOO_LARGE": "the server needs a larger max_adapter_bytes to serve it",
     "DISK_FULL": "`loradock doctor` tells which disk is full; `loradock gc` makes room",
     "UPLOAD_OFFSET": "another upload of the same bytes is in the way: try again in a moment",
-    "ADAPTER_LOAD_FAILED": "`loradock server status` tells why",
+    "ADAPTER_LOAD_FAILED": "`loradock server status` tells why; if the registry's bytes are not as "
+    "promised, `loradock verify` says so, and pushing the same files again mends them",
+    "DIGEST_MISMATCH": "if the registry's own bytes are damaged, `loradock verify` says so, and "
+    "pushing the same files again mends them",
     "REQUEST_ID_REUSED": "leave the request id out",
     "NOT_RESIDENT": "see `loradock server status` for what is resident",
     "NO_ENGINE": "ask a server with the role inference: `loradock server list`",
