@@ -77,7 +77,8 @@ def test_adapters(loradock, as_json, task):
     told = json.loads(loradock("adapter", "show", task, "--json").out)
     assert set(told) == {"adapter", "versions", "aliases"}
     as_json(sdk.Adapter, "adapter", "create", f"{task}-new", "--owner", "me")
-    loradock("adapter", "create", f"{task}-new", "--owner", "you", code=5)
+    told = loradock("adapter", "create", f"{task}-new", "--owner", "you", code=5)
+    assert f"adapter '{task}-new' exists already\n" in told.err
     loradock("adapter", "delete", f"{task}-new", code=2)
     loradock("adapter", "delete", f"{task}-new", "--yes")
 
@@ -119,6 +120,7 @@ def test_aliases(loradock, as_json, task):
     assert "worse" in loradock("alias", "history", alias).out
     then = history[1]["moved_at"][:19]
     as_json(sdk.AliasMove, "alias", "history", alias, "--at", then)
+    assert "first set after" in loradock("alias", "history", alias, "--at", "2020-01-01").err
     loradock("alias", "rollback", alias, code=6)
     as_json(sdk.Alias, "alias", "list", task)
     loradock("alias", "delete", alias, "--dry-run")
@@ -156,7 +158,8 @@ def test_alias_policy(loradock, as_json, task, tmp_path):
     assert "INCUMBENT_NOT_MEASURED" in shown
     as_json(sdk.AliasChange, "alias", "set", alias, "2", "--override", "--reason", "now")
     assert "meets" in loradock("alias", "policy", "check", alias, "2").err
-    loradock("alias", "policy", "set", alias, "--nothing", "--etag", "9", code=5)
+    told = loradock("alias", "policy", "set", alias, "--nothing", "--etag", "9", code=5)
+    assert "loradock alias policy history" in told.err
     loradock("alias", "policy", "set", alias, "--nothing", "--require", "mine", code=2)
     loradock("alias", "policy", "set", alias, "--nothing")
     assert "nothing" in loradock("alias", "policy", "show", alias).out

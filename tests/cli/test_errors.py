@@ -91,6 +91,8 @@ def test_what_is_wrong_and_what_next(capsys):
     assert "--address" in told(capsys, Unavailable("nobody", reason="UNAVAILABLE"))[1]
     drained = Unavailable("last error: ipv4:1.2.3.4:7431: backend unhealthy", reason="UNAVAILABLE")
     assert "server status" in told(capsys, drained)[1]
+    no_tls = Unavailable("last error: UNKNOWN: Tls handshake failed (…)", reason="UNAVAILABLE")
+    assert "speak TLS" in told(capsys, no_tls)[1]
 
 
 def test_problems_that_no_message_had_room_for_are_counted(capsys):

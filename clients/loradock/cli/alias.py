@@ -210,6 +210,8 @@ def history(
             _show_moves(list(islice(client.aliases.history(adapter, name), limit)), as_json)
         else:
             move = client.aliases.at(adapter, name, at)
+            if move is None:
+                note(f"{alias} was first set after that")
             _show_moves([] if move is None else [move], as_json)
 
 

@@ -63,7 +63,8 @@ EXIT_CODES: tuple[tuple[type[LoradockError], int], ...] = (
 
 _HINTS = {
     "ALREADY_EXISTS": "choose another name, or look at what is there",
-    "STALE_GENERATION": "somebody moved it: see `loradock alias history`, and decide again",
+    "STALE_GENERATION": "somebody was first: see `loradock alias history`, or "
+    "`loradock alias policy history`, and decide again",
     "STALE_ETAG": "somebody changed it: read it again, and decide again",
     "NOTHING_TO_ROLL_BACK": "see `loradock alias history`; move it with `loradock alias set`",
     "ROLLOUT_RUNNING": "see `loradock rollout status`",
@@ -95,6 +96,7 @@ _HINTS = {
     "CATALOG_ANSWERS": "move it with `loradock alias set` or `loradock alias rollback`",
 }
 _NOT_SERVING = "a server is there, but takes no such requests now: see `loradock server status`"
+_NO_HANDSHAKE = "does it speak TLS, by a certificate that is trusted here? --tls asks for that"
 _FILES_DIFFER = "replace them with --overwrite"
 _HINTS_BY_KIND = {
     "adapter": "see `loradock adapter list`",
@@ -189,6 +191,8 @@ def _hint(error: Exception) -> str:
         return _FILES_DIFFER
     if isinstance(error, Unavailable) and "backend unhealthy" in error.message:  # so gRPC says it
         return _NOT_SERVING
+    if isinstance(error, Unavailable) and "handshake failed" in error.message:
+        return _NO_HANDSHAKE
     return _HINTS.get(error.reason, "")
 
 

@@ -55,7 +55,7 @@ class Adapters:
         def work(c: Connection) -> Adapter:
             if request.earlier_outcome(c) is None:
                 if not insert_adapter(c, project, name, by, fields):
-                    raise AlreadyExists("adapter", name)
+                    raise AlreadyExists("adapter", name, f"adapter {name!r} exists already")
                 request.settle(c, adapter=name)
                 record_change(c, "adapter", project, name, name)
                 record_deed(c, Deed(project, by, "adapter.create", name))
