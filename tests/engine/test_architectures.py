@@ -4,96 +4,25 @@ The models are tiny and random; where a family has sliding windows or caps on sc
 and low enough to change what comes out, which a test of its own makes sure of.
 """
 
+import gc
 import random
-from typing import Any
+from dataclasses import replace
 
 import pytest
-import torch
 from engine_harness import AtWork, at_work, usable_decoder
 from engine_oracle import Oracle, loaded
-from engine_zoo import ALL_LINEAR
-from tiny_base import EOS, VOCAB_SIZE, TinyAdapters, make_tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM
+from tiny_base import VOCAB_SIZE, TinyAdapters
+from tiny_families import FAMILIES, make_base
+from transformers import AutoModelForCausalLM
 
+from loradock.engine.cpu.decoder import CpuDecoder
 from loradock.engine.engine import BuiltinEngine
 from loradock.engine.errors import BaseError
 from loradock.engine.loading import load_base
 from loradock.engine.protocol import Finish
 
-WINDOW = 12
 NUM_TOKENS = 40
 MIN_REFUSED = 0.3  # the share of an adapter's tokens that the base would clearly not choose
-SIZES = {
-    "vocab_size": VOCAB_SIZE,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.3,
-    "bos_token_id": EOS,
-    "eos_token_id": EOS,
-    "pad_token_id": EOS,
-    "tie_word_embeddings": False,
-}
-FUSED = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
-NEOX = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
-GPT2 = ("c_attn", "c_proj", "c_fc")
-# The config, and the linear modules of a layer.
-FAMILIES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "llama": ({}, ALL_LINEAR),
-    "llama3 rope": (
-        {
-            "rope_parameters": {
-                "rope_type": "llama3",
-                "rope_theta": 100.0,
-                "factor": 8.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 32,
-            },
-            "attention_bias": True,
-            "mlp_bias": True,
-        },
-        ALL_LINEAR,
-    ),
-    "mistral": ({"sliding_window": None}, ALL_LINEAR),
-    "mistral, windows": ({"sliding_window": WINDOW}, ALL_LINEAR),
-    "qwen2": ({}, ALL_LINEAR),
-    "qwen2, windows": (
-        {
-            "use_sliding_window": True,
-            "sliding_window": WINDOW,
-            "layer_types": ["full_attention", "sliding_attention"],
-        },
-        ALL_LINEAR,
-    ),
-    "qwen3": ({}, ALL_LINEAR),
-    "gemma2": (
-        {
-            "sliding_window": WINDOW,
-            "attn_logit_softcapping": 1.0,
-            "final_logit_softcapping": 20.0,
-            "query_pre_attn_scalar": 16,
-            "initializer_range": 0.1,
-        },
-        ALL_LINEAR,
-    ),
-    "gemma3_text": (
-        {
-            "sliding_window": WINDOW,
-            "layer_types": ["sliding_attention", "full_attention"],
-            "query_pre_attn_scalar": 16,
-            "initializer_range": 0.1,
-        },
-        ALL_LINEAR,
-    ),
-    "phi3": ({"partial_rotary_factor": 0.5, "sliding_window": WINDOW}, FUSED),
-    "gpt_neox": ({"rotary_pct": 0.25}, NEOX),
-    "gpt2": ({"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}, GPT2),
-}
 FOR_THE_CPU = ("llama", "llama3 rope", "mistral", "qwen2", "qwen3")
 CASES = [(name, "modules") for name in FAMILIES] + [(name, "cpu") for name in FOR_THE_CPU]
 NO_WINDOW = {"sliding_window": 256}
@@ -108,24 +37,6 @@ BINDING = [
 PROMPTS = [
     random.Random(length).choices(range(3, VOCAB_SIZE), k=length) for length in (1, 5, 19, 40, 77)
 ]
-
-
-def make_base(folder, family):
-    """Write a tiny random base; norms and biases are random too, so that none can be left out."""
-    settings, _ = FAMILIES[family]
-    model_type = family.split()[0].strip(",").replace("llama3", "llama")
-    config = AutoConfig.for_model(model_type, **(SIZES | settings))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config)
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter.data += torch.randn_like(parameter) * 0.1
-        head = model.get_output_embeddings().weight.data
-        head *= 0.4 / head.std()
-    model.save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module", params=CASES, ids=" by ".join)
@@ -214,12 +125,23 @@ def test_the_kernels_refuse_what_they_do_not_know_and_the_modules_run_it(family,
     assert "the base runs through its own modules" in caplog.text
 
 
+def num_packed():
+    """Count the bases that this process has packed."""
+    return sum(type(thing) is CpuDecoder for thing in gc.get_objects())
+
+
 def test_kernels_that_compute_something_else_are_not_used(tiny_base, bare_oracle, caplog):
     """A base that does to its logits what kernels know nothing of: it runs through its modules."""
     usable_decoder("cpu")
     odd = load_base(tiny_base, "odd")
     odd.model.lm_head.register_forward_hook(lambda module, given, logits: 2 * logits)
-    engine = BuiltinEngine(odd, max_rows=2, kv_tokens=1024)
+    num_before = num_packed()
+
+    def load_again():
+        assert num_packed() == num_before, "its weights are there a second time"
+        return odd.load_again()
+
+    engine = BuiltinEngine(replace(odd, load_again=load_again), max_rows=2, kv_tokens=1024)
     assert "through its own modules" in engine.decoder.description
     assert "the kernels for CPUs compute something else than this base" in caplog.text
     work = AtWork(engine)
