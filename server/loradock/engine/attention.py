@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from loradock.engine.batch import Batch, Span
+from loradock.engine.device import on_device
 from loradock.engine.memory import BLOCK_TOKENS, KeyValueMemory
+from loradock.engine.rows import Chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +64,12 @@ class Attention:
             num_blocks = -(-max(lengths) // BLOCK_TOKENS)
             blocks = [_padded(span.chunk.row.blocks, num_blocks) for span in spans]
             places = torch.arange(num_blocks * BLOCK_TOKENS, device=device)
-            length = torch.tensor(lengths, device=device)[:, None]
+            length = on_device(torch.tensor(lengths), device)[:, None]
             mask = places < length
             if window is not None:
                 mask &= places >= length - window
-            index = torch.tensor([span.start for span in spans], device=device)
-            self._singles[window] = (index, torch.tensor(blocks, device=device), mask)
+            index = on_device(torch.tensor([span.start for span in spans]), device)
+            self._singles[window] = index, on_device(torch.tensor(blocks), device), mask
         return self._singles[window]
 
     def _of_stretches(self, window: int | None) -> list[tuple[Span, Tensor, Tensor]]:
@@ -91,21 +93,29 @@ def _padded(blocks: Sequence[int], num_blocks: int) -> list[int]:
 
 
 def _view(span: Span, window: int | None, device: torch.device) -> tuple[Tensor, Tensor]:
-    row, end = span.chunk.row, span.chunk.end
+    """Give the places before a span's end [places], and which its tokens see [tokens, places]."""
+    row, start, end = span.chunk.row, span.chunk.start, span.chunk.end
     offsets = torch.arange(end, device=device)
-    blocks = torch.tensor(row.blocks[: -(-end // BLOCK_TOKENS)], device=device)
+    blocks = on_device(torch.tensor(row.blocks[: -(-end // BLOCK_TOKENS)]), device)
     places = blocks[offsets // BLOCK_TOKENS] * BLOCK_TOKENS + offsets % BLOCK_TOKENS
-    own = torch.arange(span.chunk.start, end, device=device)[:, None]
-    mask = offsets <= own
-    for at, place in enumerate(span.chunk.places):
-        seen = row.sees(place)
-        if seen is not None:
-            mask[at, len(row.tokens) :] = False
-            mask[at, seen] = True
+    mask = offsets <= offsets[start:, None]
+    if end > len(row.tokens):
+        mask[:, len(row.tokens) :] = on_device(_seen_of_trie(span.chunk), device)
     if window is not None:
-        positions = torch.tensor([row.position(place) for place in range(end)], device=device)
-        mask &= positions > positions[span.chunk.start :, None] - window
+        of_places = torch.tensor([row.position(place) for place in range(end)])
+        positions = on_device(of_places, device)
+        mask &= positions > positions[start:, None] - window
     return places, mask
+
+
+def _seen_of_trie(chunk: Chunk) -> Tensor:
+    """Say which nodes of its trie each place of a chunk sees, [tokens, nodes]."""
+    first = len(chunk.row.tokens)
+    seen = torch.zeros(len(chunk), chunk.end - first, dtype=torch.bool)
+    for at, place in enumerate(chunk.places):
+        for ancestor in chunk.row.sees(place) or ():
+            seen[at, ancestor - first] = True
+    return seen
 
 
 def _together(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, kind: AttentionKind) -> Tensor:

@@ -94,7 +94,7 @@ class Batch:
         return [s for s in self.spans if id(s) not in singles]
 
     def _integers(self, values: Iterable[int]) -> Tensor:
-        return on_device(list(values), self.device)
+        return on_device(torch.tensor(list(values), dtype=torch.int64), self.device)
 
 
 def _laid_out(chunks: Sequence[Chunk], adapters: Mapping[str, Adapter]) -> list[Span]:

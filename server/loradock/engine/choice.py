@@ -71,12 +71,13 @@ def choose_decoder(
     if decoder not in DECODERS:
         raise BaseError(f"the decoder {decoder!r} is none of {', '.join(DECODERS)}")
     with torch.inference_mode():
+        reason = "it shall not" if decoder in ("modules", "stacks") else _why_not_on_cpu(base)
+        if reason and (decoder == "cpu" or base.precision == "int8"):
+            what = "int8, which they alone have: " if base.precision == "int8" else ""
+            raise BaseError(f"the kernels for CPUs can't run this base: {what}{reason}")
         probe = _probe(base)
         layers = _head_shapes(base.model)
         num_blocks = _num_blocks(base, layers, max_rows, kv_tokens)
-        reason = "it shall not" if decoder in ("modules", "stacks") else _why_not_on_cpu(base)
-        if reason and (decoder == "cpu" or base.precision == "int8"):
-            raise BaseError(f"the kernels for CPUs can't run this base: {reason}")
         if reason:
             log.warning("the base runs through its own modules", extra={"facts": {"why": reason}})
             chosen: Decoder = ModulesDecoder(

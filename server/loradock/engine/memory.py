@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from loradock.engine.device import on_device
+
 BLOCK_TOKENS = 16
 
 
@@ -55,7 +57,7 @@ class KeyValueMemory:
         """
         if not blocks:
             return
-        index = torch.tensor(blocks, device=self.keys[0].device)
+        index = on_device(torch.tensor(blocks), self.keys[0].device)
         for memory in (*self.keys, *self.values):
             memory.view(self.num_blocks, BLOCK_TOKENS, *memory.shape[1:]).index_fill_(0, index, 0)
 

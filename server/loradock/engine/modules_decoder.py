@@ -162,6 +162,7 @@ def _attach(model: PreTrainedModel) -> Step:
     """Let the model's attention be answered by this engine."""
     step = Step()
     model.set_attn_implementation(ATTENTION_NAME)
+    model.config.pad_token_id = None  # some families look for padding, and wait for the device so
     for module in model.modules():
         if hasattr(module, "layer_idx"):
             module.__dict__["loradock_step"] = step  # not a submodule, not a parameter

@@ -115,9 +115,9 @@ def _is_right(device: torch.device, dtype: torch.dtype, shape: LinearShape) -> b
 
 def _group(segments: Sequence[Segment], device: torch.device) -> Group:
     start = segments[0].start
-    ends = on_device([segment.end - start for segment in segments], device, torch.int32)
+    ends = torch.tensor([segment.end - start for segment in segments], dtype=torch.int32)
     adapters = [s.adapter for s in segments if isinstance(s.adapter, PaddedAdapter)]  # all are
-    return Group(start, segments[-1].end, adapters, ends)
+    return Group(start, segments[-1].end, adapters, on_device(ends, device))
 
 
 def _padded(pair: LoraPair, rank: int) -> LoraPair:
