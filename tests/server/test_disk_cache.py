@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from served import info_of, reason_of, refusal_of, running
 
 from loradock.registry.resources import BlobRef
 from loradock.server.residency.disk_cache import DiskCache, NotCached
@@ -155,6 +156,35 @@ async def test_s11_a_corrupt_file_is_not_given_and_goes(make, store):
     assert not path.exists()
     await use(cache, store, 1)
     assert len(store.fetched) == 2
+
+
+@pytest.mark.contract("R18")
+async def test_r18_what_the_disk_refuses_is_told_and_over_once_it_is_mended(
+    tiny_base, tiny_adapter, tmp_path
+):
+    async with running(tiny_base, tmp_path) as served:
+        digest = (await served.publish("triage", tiny_adapter(1))).delta.weights.digest
+        folder = served.server.config.cache_folder
+        file = folder / f"{digest.removeprefix('sha256:')}.safetensors"
+
+        async def cause():
+            error = await refusal_of(served.ask("triage@1"))
+            assert reason_of(error) == "ADAPTER_LOAD_FAILED"
+            degraded = (await served.look()).degraded
+            assert not any("object store" in line for line in degraded), "that is well"
+            (place,) = served.parts.inside.residencies.places()
+            place.retry_at = 0.0  # as if it had been waited for
+            return info_of(error).metadata["cause"]
+
+        folder.rmdir()
+        folder.touch()  # a file is where a folder has to be
+        assert "disk cache (File exists): its operator has to mend" in await cause()
+        folder.unlink()
+        file.mkdir(parents=True)  # and a folder where a file has to be
+        assert "disk cache (Is a directory)" in await cause()
+        file.rmdir()
+        assert (await served.ask("triage@1")).text
+        assert list(folder.iterdir()) == [file]
 
 
 async def test_a_failed_download_is_told_to_all_who_wait_and_tried_by_the_next(make, store):

@@ -36,7 +36,7 @@ from loradock.registry.names import check_digest, check_name
 from loradock.registry.resources import BlobRef
 from loradock.registry.steps import reached
 from loradock.registry.stores import CHUNK_BYTES, BlobStore, Capabilities
-from loradock.registry.stores.disk import disk_errors, sync_folder
+from loradock.registry.stores.disk import full_disk_told, sync_folder
 from loradock.registry.stores.spool import SpoolFile
 
 _MAX_ASKED = 10_000
@@ -120,9 +120,12 @@ class Blobs:
         return BlobRef(digest, size)
 
     def fetch(self, digest: str, destination: Path) -> None:
-        """Bring a blob to a file: verified, synced, and there at once or not at all."""
+        """Bring a blob to a file: verified, synced, and there at once or not at all.
+
+        Raises OSError where the file can't be there, which says nothing of the store.
+        """
         check_digest("digest", digest)
-        with disk_errors("what is fetched"), _temporary_beside(destination) as (path, file):
+        with full_disk_told("what is fetched"), _temporary_beside(destination) as (path, file):
             sha256 = hashlib.sha256()
             for chunk in self._store.read(digest):
                 sha256.update(chunk)

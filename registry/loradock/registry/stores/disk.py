@@ -17,12 +17,21 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def disk_errors(what: str) -> Iterator[None]:
     """Tell a full disk as DiskFull, and what else it refuses as StoreUnavailable."""
     try:
+        with full_disk_told(what):
+            yield
+    except OSError as error:
+        raise StoreUnavailable(f"{what}: {error.strerror or error}") from error
+
+
+@contextmanager
+def full_disk_told(what: str) -> Iterator[None]:
+    """Tell a full disk as DiskFull, and leave what else it refuses as it is."""
+    try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
         if error.errno in _FULL:
-            raise DiskFull(what, reason) from error
-        raise StoreUnavailable(f"{what}: {reason}") from error
+            raise DiskFull(what, error.strerror or str(error)) from error
+        raise
 
 
 def sync_file(path: Path) -> None:

@@ -33,6 +33,25 @@ class NotCached(Exception):
     """The file is not here, or not what its name says; it has to be fetched (again)."""
 
 
+class CacheUnusable(Exception):
+    """The disk refuses what the cache needs."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"this server can't use its disk cache ({reason}): its operator has to mend the folder "
+            "cache_dir, or name another"
+        )
+
+
+@contextmanager
+def _usable() -> Iterator[None]:
+    """Tell what the disk refuses as CacheUnusable."""
+    try:
+        yield
+    except OSError as error:
+        raise CacheUnusable(error.strerror or str(error)) from error
+
+
 class DiskCache:
     """Files named by their digest. Belongs to the event loop's thread, but for `verified`."""
 
@@ -72,7 +91,9 @@ class DiskCache:
         """
         self._num_holders[blob.digest] += 1
         try:
-            yield 0.0 if self._path(blob.digest).exists() else await self._downloaded(blob)
+            with _usable():
+                is_here = self._path(blob.digest).exists()
+            yield 0.0 if is_here else await self._downloaded(blob)
         finally:
             self._num_holders[blob.digest] -= 1
             if not self._num_holders[blob.digest]:
@@ -80,15 +101,20 @@ class DiskCache:
 
     @contextmanager
     def verified(self, digest: str) -> Iterator[Path]:
-        """Give a file whose bytes are what its name says, on any thread. Raises `NotCached`."""
+        """Give a file whose bytes are what its name says, on any thread.
+
+        Raises `NotCached`, or `CacheUnusable`.
+        """
         path = self._path(digest)
-        try:
-            file = path.open("rb")
-        except FileNotFoundError as error:
-            raise NotCached(f"{path.name} is gone from the disk cache") from error
+        with _usable():
+            try:
+                file = path.open("rb")
+            except FileNotFoundError as error:
+                raise NotCached(f"{path.name} is gone from the disk cache") from error
         with file:
-            fcntl.flock(file, fcntl.LOCK_SH)
-            self._check(file, digest, path)
+            with _usable():
+                fcntl.flock(file, fcntl.LOCK_SH)
+                self._check(file, digest, path)
             yield path
 
     def _check(self, file: BufferedReader, digest: str, path: Path) -> None:
@@ -101,7 +127,7 @@ class DiskCache:
             path.unlink(missing_ok=True)
             self._sizes.pop(digest, None)
             raise NotCached(f"{path.name} in the disk cache does not stay what it was")
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             os.utime(path)
 
     async def _downloaded(self, blob: BlobRef) -> float:
@@ -117,11 +143,11 @@ class DiskCache:
         if not download.cancelled():
             download.exception()  # who waits for it has it
 
+    @_usable()
     def _download(self, blob: BlobRef) -> float:
         started = time.monotonic()
         self._trim(blob.size_bytes)
-        path = self._path(blob.digest)
-        self._fetch(blob.digest, path)
+        self._fetch(blob.digest, self._path(blob.digest))
         seconds = time.monotonic() - started
         self.num_downloads += 1
         facts = {

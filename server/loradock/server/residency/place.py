@@ -12,7 +12,7 @@ from loradock.engine.errors import EngineError
 from loradock.engine.protocol import LoraModule
 from loradock.registry.errors import RegistryError
 from loradock.registry.resources import Version
-from loradock.server.residency.disk_cache import NotCached
+from loradock.server.residency.disk_cache import CacheUnusable, NotCached
 from loradock.server.residency.eviction import Worth
 from loradock.server.residency.room import Key
 
@@ -170,4 +170,4 @@ def told(error: Exception) -> str:
 
 def is_known(error: Exception) -> bool:
     """Whether an error says for itself what is wrong."""
-    return isinstance(error, RegistryError | EngineError | NotCached)
+    return isinstance(error, RegistryError | EngineError | NotCached | CacheUnusable)
