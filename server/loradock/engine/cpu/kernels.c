@@ -1,9 +1,10 @@
 /* The arithmetic of one decoder layer on a CPU, over a mixed batch of tokens.
  *
- * Written for skinny inputs (1 to some hundred tokens): weights are streamed once through all tokens
- * of the step, sixteen outputs (one panel) at a time, with the sums of up to sixteen tokens kept in
- * registers. An adapter's factors are packed the same way and go through the same products, on the
- * slice of the tokens that are its own. Sums are float32 whatever the weights are.
+ * Written for skinny inputs (1 to some hundred tokens): weights are streamed once through all
+ * tokens of the step, sixteen outputs (one panel) at a time, with the sums of up to sixteen tokens
+ * kept in registers. An adapter's factors are packed the same way and go through the same
+ * products, on the slice of the tokens that are its own. Sums are float32 whatever the weights
+ * are.
  *
  * Every function runs in all threads of a team at once; they meet where a phase ends whose results
  * others read. Vectors are GCC's, so that any CPU runs this; instructions that make the inner
@@ -23,6 +24,8 @@
 #define MAX_ROWS 12 /* tokens whose sums for two panels fit into registers */
 #define HOT_PANELS 4 /* whose sums of some hundred tokens stay in a near cache */
 #define MAX_GROUP 4 /* queries that are computed over one load of a key head */
+/* Bring near what a step reads once: it then leaves without pushing others out of far caches. */
+#define FETCH_ONCE(at) __builtin_prefetch(at, 0, 0)
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float f32x16 __attribute__((vector_size(64), aligned(4)));
@@ -97,9 +100,9 @@ typedef struct {
     const int32_t *seen_from;
     const Segment *segments;
     float *hidden; /* [tokens, hidden]: the residual stream */
-    float *wide; /* [tokens, widest projection] */
+    float *wide; /* [tokens, wide_stride]: queries, keys and values; gate and up */
     float *narrow; /* [tokens, max_rank] */
-    int32_t max_rank;
+    int32_t max_rank, wide_stride;
     Operand shared; /* of all threads */
     Operand own; /* of the first thread; each has a part of `own_tokens` tokens */
     int32_t own_tokens, is_decoding; /* every token is the last of a row of its own */
@@ -196,7 +199,7 @@ INLINE void tile_f32(const int R, const int P, const float *x, size_t ldx, const
         for (int p = 0; p < P; p++) {
             const float *at = w + p * panel + (size_t)k * LANES;
             weights[p] = load16(at);
-            __builtin_prefetch(at + P * panel, 0, 2);
+            FETCH_ONCE(at + P * panel);
         }
 #pragma GCC unroll 12
         for (int r = 0; r < R; r++)
@@ -212,7 +215,7 @@ INLINE void tile_bf16(const int R, const int P, const bf16 *x, size_t ldx, const
 #pragma GCC unroll 4
         for (int p = 0; p < P; p++) {
             weights[p] = *(const u32x16 *)(w + p * panel + (size_t)k * LANES);
-            __builtin_prefetch(w + (p + P) * panel + (size_t)k * LANES, 0, 2);
+            FETCH_ONCE(w + (p + P) * panel + (size_t)k * LANES);
         }
 #pragma GCC unroll 12
         for (int r = 0; r < R; r++) {
@@ -232,7 +235,7 @@ INLINE void tile_int8(const int R, const int P, const uint8_t *x, size_t ldx, co
 #pragma GCC unroll 4
         for (int p = 0; p < P; p++) {
             weights[p] = *(const i32x16 *)(w + p * panel + (size_t)k * LANES);
-            __builtin_prefetch(w + (p + P) * panel + (size_t)k * LANES, 0, 2);
+            FETCH_ONCE(w + (p + P) * panel + (size_t)k * LANES);
         }
 #pragma GCC unroll 12
         for (int r = 0; r < R; r++) {
@@ -336,7 +339,7 @@ static void fetch(const Matrix *w, int first, int last) {
     const size_t panel = w->inputs * LANES * size_of(w->kind);
     const char *end = (const char *)w->data + last * panel;
     for (const char *at = (const char *)w->data + first * panel; at < end; at += 64)
-        __builtin_prefetch(at, 0, 2);
+        FETCH_ONCE(at);
 }
 
 static _Thread_local int64_t counted_multiply_adds, counted_weight_bytes;
@@ -558,11 +561,10 @@ static void fetch_expands(const Step *step, int layer, int site, int first, int 
  *
  * Updates are added to a few panels at a time, as long as those are in the nearest cache. */
 static void project(const Member *me, const Step *step, const Shape *shape, const Operand *operand,
-                    const Matrix *w, int layer, int site, float *y, int add) {
+                    const Matrix *w, int layer, int site, float *y, size_t ldy, int add) {
     const int panels = panels_of(w), threads = me->team->threads;
     const int begin = share(panels, me->thread, threads);
     const int end = share(panels, me->thread + 1, threads);
-    const size_t ldy = (size_t)panels * LANES;
     const Target to = {y, ldy, add, operand->scales};
     const int has_updates = next_with(step, 0, layer, site) < step->num_segments;
     if (has_updates) {
@@ -619,8 +621,8 @@ static void keep(const Layer *layer, const Shape *shape, int block, int head, in
 /* Turn one token's queries and keys to its position, and keep its keys and values. */
 static void place(const Step *step, const Layer *layer, const Shape *shape, int token) {
     const int dim = shape->dim, heads = shape->heads, key_heads = shape->key_heads;
-    const size_t ld = (size_t)panels_of(&layer->qkv) * LANES;
-    float *q = step->wide + token * ld, *k = q + heads * dim, *v = k + key_heads * dim;
+    float *q = step->wide + (size_t)token * step->wide_stride;
+    float *k = q + heads * dim, *v = k + key_heads * dim;
     const size_t turned = (size_t)step->position[token] * shape->rotary_dim;
     const float *cosines = step->cosines + turned, *sines = step->sines + turned;
     const int place = step->place[token];
@@ -669,7 +671,7 @@ INLINE void score_blocks(const int G, const int N, const Shape *shape, const Lay
 #pragma GCC unroll 2
             for (int n = 0; n < N; n++) {
                 const f32x16 sixteen = load16((const float *)keys + at[n] + i * LANES);
-                __builtin_prefetch((const float *)values + at[n] + i * LANES, 0, 2);
+                FETCH_ONCE((const float *)values + at[n] + i * LANES);
 #pragma GCC unroll 4
                 for (int g = 0; g < G; g++) scores[n][g] += sixteen * q[g * dim + i];
             }
@@ -679,7 +681,7 @@ INLINE void score_blocks(const int G, const int N, const Shape *shape, const Lay
 #pragma GCC unroll 2
         for (int n = 0; n < N; n++) {
             const u32x16 pairs = *(const u32x16 *)((const bf16 *)keys + at[n] + i * LANES);
-            __builtin_prefetch((const bf16 *)values + at[n] + i * LANES, 0, 2);
+            FETCH_ONCE((const bf16 *)values + at[n] + i * LANES);
 #pragma GCC unroll 4
             for (int g = 0; g < G; g++) {
                 uint32_t pair;
@@ -816,11 +818,11 @@ INLINE void attend_group(const int G, const Step *step, const Layer *layer, cons
 static void attend(const Step *step, const Layer *layer, const Shape *shape, int token, int head,
                    float *weights, float *out) {
     const int dim = shape->dim, group = shape->heads / shape->key_heads;
-    const size_t ld = (size_t)panels_of(&layer->qkv) * LANES, size = (size_t)dim * LANES;
+    const size_t size = (size_t)dim * LANES;
     const int places = step->place[token] + 1;
     const View view = {step->table + (size_t)step->row[token] * step->max_blocks,
                        (places + LANES - 1) / LANES, places, head * size, shape->key_heads * size};
-    const float *q = step->wide + token * ld + (size_t)head * group * dim;
+    const float *q = step->wide + (size_t)token * step->wide_stride + (size_t)head * group * dim;
     for (int g = 0; g < group; g += MAX_GROUP) {
         const float *some = q + (size_t)g * dim;
         float *y = out + (size_t)g * dim;
@@ -859,7 +861,7 @@ static void gate(const Step *step, const Shape *shape, int begin, int end) {
     const int n = shape->intermediate;
     float y[n];
     for (int token = begin; token < end; token++) {
-        const float *g = step->wide + (size_t)token * 2 * n, *up = g + n;
+        const float *g = step->wide + (size_t)token * step->wide_stride, *up = g + n;
         for (int i = 0; i < n; i += LANES) {
             const f32x16 x = load16(g + i);
             store16(y + i, x / (exp16(-x) + 1.0f) * load16(up + i));
@@ -886,17 +888,18 @@ static void run_layers(const Member *me, void *argument) {
     Step *step = job->step;
     const int begin = share(step->num_tokens, me->thread, me->team->threads);
     const int end = share(step->num_tokens, me->thread + 1, me->team->threads);
+    const size_t width = shape->hidden, stride = step->wide_stride;
     for (int i = 0; i < job->num_layers; i++) {
         const Layer *layer = &job->layers[i];
         Operand x = normed(me, step, shape, layer->attention_norm);
-        project(me, step, shape, &x, &layer->qkv, i, QKV, step->wide, 0);
+        project(me, step, shape, &x, &layer->qkv, i, QKV, step->wide, stride, 0);
         attend_all(me, step, layer, shape);
-        project(me, step, shape, &step->shared, &layer->out, i, OUT, step->hidden, 1);
+        project(me, step, shape, &step->shared, &layer->out, i, OUT, step->hidden, width, 1);
         x = normed(me, step, shape, layer->mlp_norm);
-        project(me, step, shape, &x, &layer->gate_up, i, GATE_UP, step->wide, 0);
+        project(me, step, shape, &x, &layer->gate_up, i, GATE_UP, step->wide, stride, 0);
         gate(step, shape, begin, end);
         team_meet(me->team);
-        project(me, step, shape, &step->shared, &layer->down, i, DOWN, step->hidden, 1);
+        project(me, step, shape, &step->shared, &layer->down, i, DOWN, step->hidden, width, 1);
     }
     count(step);
 }
@@ -904,7 +907,8 @@ static void run_layers(const Member *me, void *argument) {
 static void run_head(const Member *me, void *argument) {
     const Job *job = argument;
     const Operand x = normed(me, job->step, job->shape, job->final_norm);
-    project(me, job->step, job->shape, &x, job->head, 0, 0, job->logits, 0);
+    project(me, job->step, job->shape, &x, job->head, 0, 0, job->logits,
+            (size_t)panels_of(job->head) * LANES, 0);
     count(job->step);
 }
 

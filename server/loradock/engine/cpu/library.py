@@ -123,6 +123,7 @@ class Step(Structure):
         ("wide", c_void_p),
         ("narrow", c_void_p),
         ("max_rank", c_int32),
+        ("wide_stride", c_int32),
         ("shared", Operand),
         ("own", Operand),
         ("own_tokens", c_int32),

@@ -80,8 +80,10 @@ def step_of(
     _add_places(step, batch)
     _add_masks(step, batch)
     queries = (shape.heads + 2 * shape.key_heads) * shape.dim
-    wide = scratch.take("wide", num_tokens * max(queries, 2 * shape.intermediate), torch.float32)
-    step.struct.wide = wide.data_ptr()
+    # An odd number of cache lines: columns of many tokens would else share a few sets of a cache.
+    stride = (-(-max(queries, 2 * shape.intermediate) // LANES) | 1) * LANES
+    wide = scratch.take("wide", num_tokens * stride, torch.float32)
+    step.struct.wide, step.struct.wide_stride = wide.data_ptr(), stride
     widest = max(shape.hidden, shape.intermediate, shape.heads * shape.dim)
     _add_operands(step, num_tokens, widest, shape, scratch)
     _add_segments(step, [(u.pointers, u, s, e) for u, s, e in segments], num_tokens, scratch)
