@@ -174,7 +174,7 @@ async def test_s12_candidate_that_is_not_resident_gets_nothing_and_the_server_sa
     await until(lambda: live.get(key).reason)
     assert set((await arms_of(served, ["a", "b", "c"])).values()) == {"incumbent"}
     look = await served.look()
-    assert "50 % by sha256:" in look.server.divergences[0]
+    assert "50 % by @2" in look.server.divergences[0]
 
     async def waits():
         return "can't follow" in (await status(served)).waits_for
