@@ -24,7 +24,7 @@ LABELS = {
 
 def draw(record: dict[str, Any], path: Path) -> None:
     """Draw what `bench/engine.py` has measured along the number of adapters."""
-    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(9, 4.2), layout="constrained")
     points: dict[str, list[tuple[int, float]]] = {}
     for cell in record["cells"]:
         if cell["axis"] == "adapters":
@@ -39,6 +39,6 @@ def draw(record: dict[str, Any], path: Path) -> None:
     axes.set_ylabel("output tokens/s")
     axes.set_title(f"16 requests at a time, bfloat16, {record['machine']}", fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right upper")
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
