@@ -82,6 +82,11 @@ def test_unknown_reason_falls_back_to_the_code(scripted):
     assert type(error) is NotFound and error.reason == "BRAND_NEW"
 
 
+def test_a_connection_lost_while_sending_is_unavailable_whatever_the_library_calls_it(scripted):
+    error = failure(scripted, grpc.StatusCode.INTERNAL, "Internal error from Core")
+    assert type(error) is Unavailable and "connection broke" in str(error)
+
+
 def test_no_details_at_all(scripted):
     error = failure(scripted, grpc.StatusCode.INTERNAL, "boom")
     assert type(error) is ServerError

@@ -79,6 +79,7 @@ _ERROR_BY_CODE: dict[grpc.StatusCode, type[errors.LoradockError]] = {
 }
 
 _TOO_LARGE = re.compile(r"(Sent|Received) message larger than max \((\d+) vs\.? (\d+)\)")
+_BROKEN = "Internal error from Core"  # grpc.aio's word for a connection lost while it sent
 _PIECES_INSTEAD = (
     "send a shorter prompt or fewer items in one call; weights go up in chunks by "
     "`versions.push` (client side: `Client(max_message_bytes=…)`)"
@@ -103,6 +104,8 @@ def error_of(failure: grpc.RpcError, request_id: str) -> errors.LoradockError:
     too_large = _TOO_LARGE.search(text)
     if not details.reason and code is grpc.StatusCode.RESOURCE_EXHAUSTED and too_large:
         return _too_large(too_large, request_id)
+    if not details.reason and text == _BROKEN:
+        code, text = grpc.StatusCode.UNAVAILABLE, "the connection broke while the request was sent"
     kind = ERROR_BY_REASON.get(details.reason) or _ERROR_BY_CODE.get(code, errors.ServerError)
     return kind(
         text or code.name,
