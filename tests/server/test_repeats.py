@@ -1,5 +1,7 @@
 """C3: the same request under the same id has the same answer, wherever its alias is by then."""
 
+import asyncio
+import fcntl
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -73,6 +75,25 @@ async def test_c3_a_request_that_failed_is_answered_anew(triage):
     engine.decoder = decoder
     await move_on(triage)
     assert await number_of(triage.ask("triage", **HOT)) == 2
+
+
+@pytest.mark.contract("C3")
+async def test_c3_who_asks_the_same_meanwhile_is_answered_alike_whoever_leaves(triage):
+    await triage.ask("triage@2")
+    registry = triage.server.registry
+    digest = registry.versions.get("default", "triage", 1).delta.weights.digest
+    file = triage.server.config.cache_folder / f"{digest.removeprefix('sha256:')}.safetensors"
+    registry.blobs.fetch(digest, file)
+    with file.open() as taken:
+        fcntl.flock(taken, fcntl.LOCK_EX)  # version 1 is brought in no sooner than this ends
+        leaves, stays = (asyncio.create_task(triage.ask("triage", **HOT)) for _ in range(2))
+        await until(lambda: len(triage.residencies) == 2)
+        await triage.ask("triage@2")  # so both are inside
+        leaves.cancel()
+        await move_on(triage)
+        comes = asyncio.create_task(triage.ask("triage", **HOT))
+        assert await number_of(triage.ask("triage")) == 2
+    assert [await number_of(answer) for answer in (stays, comes)] == [1, 1]
 
 
 @pytest.mark.contract("C3")

@@ -167,12 +167,12 @@ class Answering:
             with (
                 self._admission.request(call.principal.project, call.priority),
                 self._arm_traffic.count(answered, progress, call),
+                self._kept(answered, call),
             ):
                 call.stage = "load"
                 async with self.leased(answered, progress, call) as leased:
                     call.stage = "prompt"
-                    with self._kept(leased, call):
-                        yield leased, progress
+                    yield leased, progress
         finally:
             progress.tell(call)
             spans.tell_stages(call, progress)
