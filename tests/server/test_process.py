@@ -298,6 +298,9 @@ async def test_registry_alone_needs_no_model(tmp_path):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await served.ask(None)
         assert reason_of(caught.value) == "NO_ENGINE"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await served.channel.unary_unary("no path", bytes, bytes)(b"", timeout=5)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_what_has_no_registry_says_so_to_whoever_asks_for_one(tiny_base, tmp_path):

@@ -88,7 +88,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         """Give the method's handler, wrapped."""
         handler = await continuation(handler_call_details)
-        absence = self._absent.get(handler_call_details.method.split("/")[1])
+        absence = self._absent.get(handler_call_details.method.strip("/").partition("/")[0])
         if absence is not None:
             handler = _refusal(absence)
         if handler is None or handler_call_details.method.startswith(OPEN_SERVICES):
