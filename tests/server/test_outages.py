@@ -282,10 +282,12 @@ async def test_s10_what_is_known_keeps_serving_and_what_is_not_is_unavailable(
         assert first not in served.residencies, "it is on disk only"
         for reference in ("triage", "triage@1", None):
             await served.ask(reference)
+        await until(lambda: served.parts.follower.catalog.goes_on)
         for reference in ("unheard-of", "triage:staging", "triage@7"):
             error = await refusal_of(served.ask(reference))
             assert error.code() is grpc.StatusCode.UNAVAILABLE, reference
             assert reason_of(error) == "CATALOG_UNAVAILABLE"
+            assert str(error.details()).count("does not answer") == 1
         postgres.ensure_postgres_running()
         object_store.start()
 

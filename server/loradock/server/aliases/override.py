@@ -23,7 +23,7 @@ from loradock.registry.names import check_text
 from loradock.registry.registry import Registry
 from loradock.registry.resources import VersionState
 from loradock.server.aliases.follow import Follower
-from loradock.server.aliases.live import AliasKey, Live, LiveAlias
+from loradock.server.aliases.live import ANSWER_S, AliasKey, Live, LiveAlias
 from loradock.server.aliases.override_log import Override, OverrideLog
 from loradock.server.errors import CatalogAnswers, NotResidentHere
 from loradock.server.residency.residencies import Residencies
@@ -33,7 +33,6 @@ from loradock.server.threads import Threads
 log = logging.getLogger(__name__)
 
 MAX_REASON_CHARS = 4096
-ANSWER_S = 2.0  # a catalog that takes longer, or whose threads all hang, does not answer
 SETTLE_S = 5.0  # what did not come to its end by then stays open
 
 

@@ -30,10 +30,10 @@ class Outage:
 
     def begin(self, why: str) -> None:
         """Note that it did not answer."""
-        self._why = why
+        self._why = why.removeprefix(f"{self._what} does not answer: ")
         if self.since is None:
             self.since = datetime.now(UTC)
-            log.warning("%s does not answer: %s", self._what, why)
+            log.warning("%s does not answer: %s", self._what, self._why)
 
     def end(self) -> None:
         """Note that it answered."""
