@@ -106,7 +106,7 @@ def _is_right(device: torch.device, dtype: torch.dtype, shape: LinearShape) -> b
     try:
         for part in grouped(segments, device):
             part.add_to(got, x, "")
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:
         return False
     for segment in segments:
         segment.add_to(expected, x, "")
