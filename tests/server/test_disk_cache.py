@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from served import info_of, reason_of, refusal_of, running
 
+from loradock.registry.errors import NotFound, StoreUnavailable
 from loradock.registry.resources import BlobRef
 from loradock.server.residency.disk_cache import DiskCache, NotCached
+from loradock.server.telemetry.outage import Outage
 from loradock.server.threads import Threads
 
 SIZE = 1000
@@ -185,6 +187,18 @@ async def test_r18_what_the_disk_refuses_is_told_and_over_once_it_is_mended(
         file.rmdir()
         assert (await served.ask("triage@1")).text
         assert list(folder.iterdir()) == [file]
+
+
+@pytest.mark.contract("R18")
+def test_r18_what_the_disk_refuses_says_nothing_of_the_store():
+    store = Outage("the object store")
+    store.begin("it is down")
+    with pytest.raises(FileExistsError), store.watching(StoreUnavailable):
+        raise FileExistsError("cache_dir")  # before the store was asked for anything
+    assert store.goes_on
+    with pytest.raises(NotFound), store.watching(StoreUnavailable):
+        raise NotFound("blob", "sha256:…")
+    assert not store.goes_on
 
 
 async def test_a_failed_download_is_told_to_all_who_wait_and_tried_by_the_next(make, store):

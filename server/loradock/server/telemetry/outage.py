@@ -43,9 +43,14 @@ class Outage:
 
     @contextmanager
     def watching(self, kind: type[Exception]) -> Iterator[None]:
-        """Take an error of this kind for an outage, and anything else for an answer."""
+        """Take an error of this kind for an outage, and anything else for an answer.
+
+        What this host's own system refuses (OSError) tells nothing of the service.
+        """
         try:
             yield
+        except OSError:
+            raise
         except kind as error:
             self.begin(str(error))
             raise
