@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -11,6 +12,8 @@ from fault_proxy import FaultProxy
 from served import Running, alias_name, reason_of, refusal_of, running, until
 
 from loradock.registry.registry import open_registry
+from loradock.registry.resources import VersionState
+from loradock.server.residency.place import RESIDENT
 from loradock.v1 import server_service_pb2
 
 FAULT_S = 0.8  # long enough for the server to look at the catalog, and to beat
@@ -202,6 +205,14 @@ async def test_s14_a_server_ends_in_bounded_time_though_the_catalog_hangs(served
     await hanging
 
 
+async def override(served, alias="production"):
+    """Go back to the alias's previous version."""
+    request = server_service_pb2.OverrideAliasRequest(
+        name=alias_name("triage", alias), reason="it leaks", previous=True
+    )
+    return await served.server.servers.OverrideAlias(request, timeout=20)
+
+
 @pytest.mark.contract("S6")
 async def test_s6_an_override_waits_for_no_catalog_that_hangs(served):
     """Not even once every thread that speaks with the catalog hangs in a call."""
@@ -211,13 +222,62 @@ async def test_s6_an_override_waits_for_no_catalog_that_hangs(served):
     hanging = [asyncio.create_task(served.server.roll_back("triage")) for _ in range(40)]
     await asyncio.sleep(0.2)
     started = time.monotonic()
-    request = server_service_pb2.OverrideAliasRequest(
-        name=alias_name("triage"), reason="it leaks", previous=True
-    )
-    answer = await served.server.servers.OverrideAlias(request, timeout=20)
+    answer = await override(served)
     assert time.monotonic() - started < 5, "its probe gives up after two seconds"
     assert answer.live_alias.overridden
     assert (await served.server.ask("triage")).answerer.version_number == 1
     for call in hanging:
         call.cancel()
     await asyncio.gather(*hanging, return_exceptions=True)
+
+
+@pytest.mark.contract("S6")
+async def test_s6_a_catalog_that_fails_at_an_aliass_first_use_costs_no_rollback(served):
+    """What the alias may go back to is brought in once the catalog answers, asked for or not."""
+    key = ("default", "triage", "staging")
+    aliases = served.server.server.registry.aliases
+    previous = aliases.set(*key, version_number=2, expected_generation=None, by="olga")
+    aliases.set(*key, version_number=3, expected_generation=1, by="olga")
+    served.database.delay(0.05)
+    first_use = asyncio.create_task(served.server.ask("triage:staging"))
+    await until(lambda: served.server.parts.inside.live.get(key))
+    served.database.refuse()  # while the server asks what the previous version is
+    assert (await first_use).answerer.version_number == 3
+    await until(lambda: is_degraded(served))
+    assert previous.version_digest not in served.server.residencies
+    served.database.pass_on()
+    await until(lambda: is_resident(served, previous.version_digest))
+    served.database.refuse()
+    served.store.refuse()
+    await override(served, "staging")
+    assert (await served.server.ask("triage:staging")).answerer.version_number == 2
+
+
+def is_resident(served, digest):
+    place = served.server.residencies.get(digest)
+    return place is not None and place.state == RESIDENT
+
+
+@pytest.mark.contract("S6")
+@pytest.mark.contract("R8")
+async def test_s6_a_catalog_that_fails_at_a_yank_lets_no_override_go_there_later(served):
+    await served.server.set_alias("triage", 2, etag="1", wait_s=10)
+    registry, live = served.server.server.registry, served.server.parts.inside.live
+    digest = (await served.server.ask("triage@1")).answerer.version_digest
+    served.database.delay(0.05)
+    yank = partial(registry.versions.yank, "default", "triage", 1, reason="worse", by="ann")
+    yanking = asyncio.create_task(asyncio.to_thread(yank))
+    await until(lambda: live.number("default", "triage", digest) is None)
+    served.database.refuse()  # while the server asks what became of the version
+    await asyncio.gather(yanking, return_exceptions=True)
+    await until(lambda: is_degraded(served))
+    assert not is_yanked(served, digest)
+    served.database.pass_on()
+    await until(lambda: is_yanked(served, digest))
+    served.database.refuse()
+    assert reason_of(await refusal_of(override(served))) == "VERSION_YANKED"
+
+
+def is_yanked(served, digest):
+    version = served.server.parts.inside.residencies.version("default", "triage", digest)
+    return version.state is VersionState.YANKED

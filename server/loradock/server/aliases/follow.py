@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from loradock.registry.errors import (
@@ -148,7 +149,7 @@ class Follower:
         elif change.kind == "version":
             self._live.forget_version(change.name)
             for version in self._residencies.remembered(change.project, change.name):
-                self._beside(self._read_again(version))
+                self._beside(partial(self._read_again, version))
             for key in self._live.aliases_of(change.name):
                 self._pending.setdefault(key, change.sequence)
                 self.follow(key)
@@ -277,27 +278,33 @@ class Follower:
         """
         if alias.split is not None:
             self.follow(key)
+        self._beside(partial(self._bring_previous, key, alias))
+
+    def _beside(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = asyncio.create_task(self._until_answered(work))
+        self._side_tasks.add(task)
+        task.add_done_callback(self._side_tasks.discard)
+
+    async def _until_answered(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Try what asks the catalog until it answers: nobody else may ask for it again."""
+        with suppress(RegistryError, ServerError):
+            while True:
+                with suppress(CatalogUnavailable):
+                    return await work()
+                await asyncio.sleep(self._interval_s)
+
+    async def _read_again(self, version: Version) -> None:
+        """See whether what is here was yanked: an override asks when the catalog can't be asked."""
+        self._residencies.renew(await self._present_state(version))
+
+    async def _bring_previous(self, key: AliasKey, alias: Alias) -> None:
         age_s = (datetime.now(UTC) - alias.moved_at).total_seconds()
         left_s = self._rollback_window_s - age_s
         if alias.previous_digest is None or left_s <= 0:
             return
-        self._beside(self._bring_previous(key, alias.previous_digest, left_s))
-
-    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._side_tasks.add(task)
-        task.add_done_callback(self._side_tasks.discard)
-
-    async def _read_again(self, version: Version) -> None:
-        """See whether what is here was yanked: an override asks when the catalog can't be asked."""
-        with suppress(RegistryError):
-            self._residencies.renew(await self._present_state(version))
-
-    async def _bring_previous(self, key: AliasKey, digest: str, left_s: float) -> None:
-        with suppress(RegistryError, ServerError):
-            version = await self._live.version(key[0], key[1], digest)
-            async with self._residencies.lease(version, room_wait_s=ROOM_WAIT_S):
-                self._residencies.keep(version, left_s)
+        version = await self._live.version(key[0], key[1], alias.previous_digest)
+        async with self._residencies.lease(version, room_wait_s=ROOM_WAIT_S):
+            self._residencies.keep(version, left_s)
 
 
 def _carried(current: LiveAlias, alias: Alias) -> LiveSplit | None:
