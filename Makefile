@@ -20,7 +20,7 @@ help: ## List the targets
 demo: .venv/.server base ## Publish, serve and swap three real adapters on a real base (minutes, the first time)
 	@$(BIN)/python examples/demo.py
 
-test: .venv/.dev .venv-proto/.done base ## Run every test (under 12 minutes on 2 cores)
+test: .venv/.dev .venv-proto/.done base ## Run every test (some 12 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not prove and not gpu" $(PYTEST_ARGS)
 
 prove: .venv/.dev .venv-proto/.done base ## Run the proofs at full size and write docs/proofs.md (long)
