@@ -111,6 +111,7 @@ versions = Table(
     Column("created_by", WHO, nullable=False),
     Column("created_at", Moment, nullable=False),
     UniqueConstraint("adapter_id", "number"),
+    Index(None, "adapter_id", "state", "id"),  # what a search by tag or text reads of each adapter
     Index(None, "digest"),
     Index(None, "base_id"),
     Index(None, "weights_digest"),
