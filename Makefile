@@ -36,7 +36,7 @@ proto: .venv-proto/.done ## Generate the Python code of the wire, and lint the w
 	scripts/generate_proto.sh
 	cd proto && ../.venv-proto/bin/buf lint
 
-bench: .venv/.dev base ## Measure against peers; writes docs/performance.md (30 to 45 minutes)
+bench: .venv/.dev base ## Measure against peers; writes docs/performance.md (over half an hour)
 	$(BIN)/python bench/engine.py
 
 peers: .venv/.dev ## Install OpenVINO GenAI, vLLM and llama.cpp for the benchmark (6 GB, long)
